@@ -1,0 +1,16 @@
+//! What stands on disk, byte by byte. `docs/on-disk-format.md` says the same in prose.
+//!
+//! Decoders take any bytes and answer; none of them can panic.
+
+mod manifest;
+mod names;
+mod record;
+mod snapshot;
+
+pub(crate) use manifest::{Manifest, Opened as ManifestOpened};
+pub(crate) use names::{encode_name, parse_names};
+pub(crate) use record::{Place, Put, RECORD_BYTES, Record};
+pub(crate) use snapshot::{SnapshotWriter, read_snapshot};
+
+/// Version of everything under a namespace directory. A higher one in a manifest is refused.
+pub(crate) const FORMAT_VERSION: u32 = 1;

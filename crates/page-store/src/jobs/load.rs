@@ -1,0 +1,146 @@
+//! Loads: find, pin, read, verify.
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hicache_core::{Access, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest};
+
+use super::moves::{Move, Moved};
+use super::{Breaker, Progress, Shared, pages_a_part};
+use crate::catalog::SlotId;
+use crate::volume::Counters;
+
+/// A page on its way.
+struct Loading {
+    key: PageKey,
+    volume: usize,
+    slot: SlotId,
+    checksum: u64,
+    bytes: u32,
+}
+
+/// Loads pages; answers each.
+pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: &Progress) -> PageBatch {
+    if shared.breaker.is_open() {
+        return PageBatch::failed(requests, &Breaker::error());
+    }
+    let count = requests.len();
+    let mut outcomes: Vec<Outcome> = (0..count).map(|_| Outcome::Absent).collect();
+    let mut memory: Vec<Option<PageMemory>> = Vec::with_capacity(count);
+    let mut failed = 0;
+    let mut by_volume: Vec<Vec<(usize, PageKey, u32)>> = vec![Vec::new(); shared.volumes.len()];
+    for (i, request) in requests.into_iter().enumerate() {
+        let checked = shared.check(&request).and_then(|bytes| match request.memory.access() {
+            Access::Write => Ok(bytes),
+            Access::Read => Err(Error::config("a load needs memory leased for writing").with_key(request.key)),
+        });
+        match checked {
+            Ok(bytes) => by_volume[shared.volume_of(&request.key)].push((i, request.key, bytes)),
+            Err(error) => {
+                failed += 1;
+                outcomes[i] = Outcome::Failed(error);
+            }
+        }
+        memory.push(Some(request.memory));
+    }
+    shared.volumes[0].count(|counters| counters.failed_pages += failed);
+
+    let mut loading: Vec<Option<Loading>> = (0..count).map(|_| None).collect();
+    let mut flights = FuturesUnordered::new();
+    for (number, pages) in by_volume.into_iter().enumerate() {
+        let volume = &shared.volumes[number];
+        let keys: Vec<PageKey> = pages.iter().map(|page| page.1).collect();
+        let mut moves = Vec::with_capacity(pages.len());
+        let (mut wrong, mut missed) = (Vec::new(), 0);
+        for ((i, key, bytes), pinned) in pages.into_iter().zip(volume.pin(&keys)) {
+            let Some(pinned) = pinned else {
+                missed += 1;
+                continue;
+            };
+            if pinned.bytes != bytes {
+                wrong.push(pinned.slot);
+                outcomes[i] = Outcome::Failed(
+                    Error::config("the page was stored with another length")
+                        .with_key(key)
+                        .with_bytes(u64::from(bytes), u64::from(pinned.bytes)),
+                );
+                continue;
+            }
+            let Some(page) = memory[i].take() else { continue };
+            loading[i] = Some(Loading { key, volume: number, slot: pinned.slot, checksum: pinned.checksum, bytes });
+            moves.push(Move { tag: i, segment: pinned.segment, offset: pinned.offset, memory: page });
+        }
+        let failed = wrong.len() as u64;
+        volume.unpin(wrong.into_iter(), |counters| {
+            counters.failed_pages += failed;
+            counters.missed_pages += missed;
+        });
+        while !moves.is_empty() {
+            let part = pages_a_part(moves[0].memory.bytes()).min(moves.len());
+            let rest = moves.split_off(part);
+            flights.push(shared.move_pages(Direction::Read, std::mem::replace(&mut moves, rest), progress));
+        }
+    }
+    // All parts are under way after the first poll; each is verified while the others still move.
+    while let Some(moved) = flights.next().await {
+        finish(shared, moved, &mut loading, &mut outcomes, &mut memory);
+    }
+    PageBatch { outcomes, memory }
+}
+
+fn finish(
+    shared: &Shared,
+    moved: Vec<Moved>,
+    loading: &mut [Option<Loading>],
+    outcomes: &mut [Outcome],
+    memory: &mut [Option<PageMemory>],
+) {
+    let mut counts: Vec<(Vec<SlotId>, Counters)> = vec![Default::default(); shared.volumes.len()];
+    for page in moved {
+        let Some(Loading { key, volume, slot, checksum, bytes }) = loading[page.tag].take() else { continue };
+        let (slots, counters) = &mut counts[volume];
+        slots.push(slot);
+        outcomes[page.tag] = match verify(shared, &page, checksum) {
+            Ok(()) => {
+                counters.hit_pages += 1;
+                counters.read_bytes += u64::from(bytes);
+                Outcome::Done
+            }
+            Err(error) => {
+                match error.kind() {
+                    ErrorKind::Corrupt => {
+                        counters.corrupt_pages += 1;
+                        tracing::warn!(%key, "a page does not fit its checksum; it is dropped");
+                        shared.volumes[volume].drop_corrupt(&key, slot);
+                    }
+                    ErrorKind::Abandoned => counters.abandoned_pages += 1,
+                    _ => counters.failed_pages += 1,
+                }
+                Outcome::Failed(error.with_key(key))
+            }
+        };
+        memory[page.tag] = page.memory;
+    }
+    for (volume, (slots, seen)) in shared.volumes.iter().zip(counts) {
+        if !slots.is_empty() {
+            volume.unpin(slots.into_iter(), |counters| counters.add(&seen));
+        }
+    }
+}
+
+fn verify(shared: &Shared, page: &Moved, checksum: u64) -> hicache_core::Result<()> {
+    page.result.clone()?;
+    let Some(memory) = &page.memory else {
+        return Err(Error::new(ErrorKind::Abandoned, "the memory of the page did not come back"));
+    };
+    if !shared.verify && !shared.must_verify(memory) {
+        return Ok(());
+    }
+    let seen = memory.checksum()?;
+    if seen != checksum {
+        return Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("checksum {seen:016x} where {checksum:016x} was stored"),
+        ));
+    }
+    Ok(())
+}

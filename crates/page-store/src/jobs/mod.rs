@@ -1,0 +1,67 @@
+//! What runs on the completion worker: loads and stores, from the plan to the answer.
+
+mod load;
+mod moves;
+mod staging;
+mod store;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hicache_core::{Engine, Error, OwnerId, PageKey, PageRequest, Registration, Result};
+use hicache_hashing::{RootId, route};
+
+use crate::volume::Volume;
+
+pub(crate) use load::load;
+pub(crate) use staging::Staging;
+pub(crate) use store::store;
+pub(crate) use watch::{Breaker, Progress, watched};
+
+/// Pages move in parts of about this many bytes, so that the checksums of one part are computed while another moves.
+const PART_BYTES: usize = 4 << 20;
+/// … but not in parts of fewer pages.
+const PART_PAGES: usize = 8;
+
+/// What all jobs of a store share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) owner: OwnerId,
+    pub(crate) engines: Vec<Arc<dyn Engine>>,
+    pub(crate) volumes: Vec<Arc<Volume>>,
+    pub(crate) roots: Vec<RootId>,
+    pub(crate) verify: bool,
+    pub(crate) io_timeout: Duration,
+    pub(crate) staging: Staging,
+    pub(crate) breaker: Breaker,
+}
+
+/// What a registration with the store is made of: one with each engine that takes the memory.
+#[derive(Debug)]
+pub(crate) struct EngineRegistrations(pub(crate) Vec<Option<Registration>>);
+
+impl Shared {
+    /// The volume that a key belongs to.
+    pub(crate) fn volume_of(&self, key: &PageKey) -> usize {
+        if self.volumes.len() == 1 { 0 } else { route(&key.digest, &self.roots) }
+    }
+
+    /// What every request must fulfil. Answers the page's length.
+    fn check(&self, request: &PageRequest) -> Result<u32> {
+        if request.memory.owner() != self.owner {
+            return Err(Error::config("the memory is registered with another storage").with_key(request.key));
+        }
+        let bytes = request.memory.bytes();
+        match u32::try_from(bytes) {
+            Ok(fits) if fits <= u32::MAX - 4095 => Ok(fits),
+            _ => Err(Error::config(format!("a page of {bytes} bytes is over the limit of {}", u32::MAX - 4095))
+                .with_key(request.key)),
+        }
+    }
+}
+
+/// How many pages of `bytes` bytes make a part.
+fn pages_a_part(bytes: usize) -> usize {
+    (PART_BYTES / bytes.max(1)).max(PART_PAGES)
+}

@@ -1,0 +1,227 @@
+//! Stores: plan, make room, sum and write in parts, commit.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use futures::future::join_all;
+use hicache_core::{
+    Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest, Result, StoreOptions,
+};
+
+use super::moves::{Move, Moved};
+use super::{Breaker, Progress, Shared, pages_a_part};
+use crate::catalog::SlotId;
+use crate::set::SegmentFile;
+use crate::volume::{Commit, CommitOutcome, Volume, slot_bytes};
+
+/// Most pages that take slots at once.
+const WAVE: usize = 128;
+
+/// A page to be stored.
+struct Storing {
+    at: usize,
+    key: PageKey,
+    bytes: u32,
+    memory: PageMemory,
+    name: Option<Box<str>>,
+}
+
+/// What became of it.
+struct Stored {
+    at: usize,
+    result: Result<()>,
+    memory: Option<PageMemory>,
+}
+
+/// Stores pages; answers each.
+pub(crate) async fn store(
+    shared: &Shared,
+    requests: Vec<PageRequest>,
+    options: StoreOptions,
+    progress: &Progress,
+) -> PageBatch {
+    if shared.breaker.is_open() {
+        return PageBatch::failed(requests, &Breaker::error());
+    }
+    let checked: Vec<Result<u32>> = requests.iter().map(|request| shared.check(request)).collect();
+    let leaders = leaders(&requests, &checked, options);
+    let mut outcomes: Vec<Outcome> = requests.iter().map(|_| Outcome::Done).collect();
+    let mut memory: Vec<Option<PageMemory>> = requests.iter().map(|_| None).collect();
+    let mut groups: BTreeMap<(usize, u32), Vec<Storing>> = BTreeMap::new();
+    let present = if options.overwrite { vec![false; requests.len()] } else { present(shared, &requests) };
+    let (mut failed, mut there) = (0, 0);
+    for (at, (request, checked)) in requests.into_iter().zip(checked).enumerate() {
+        match checked {
+            Ok(bytes) if leaders[at] == at && !present[at] => {
+                let group = groups.entry((shared.volume_of(&request.key), slot_bytes(bytes))).or_default();
+                group.push(Storing { at, key: request.key, bytes, memory: request.memory, name: request.name });
+                continue;
+            }
+            Ok(_) => there += 1,
+            Err(error) => {
+                failed += 1;
+                outcomes[at] = Outcome::Failed(error);
+            }
+        }
+        memory[at] = Some(request.memory);
+    }
+    shared.volumes[0].count(|counters| {
+        counters.failed_pages += failed;
+        counters.present_pages += there;
+    });
+    let groups = groups.into_iter().map(|((volume, size), pages)| {
+        store_group(shared, &shared.volumes[volume], size, pages, options, progress)
+    });
+    for stored in join_all(groups).await.into_iter().flatten() {
+        memory[stored.at] = stored.memory;
+        if let Err(error) = stored.result {
+            outcomes[stored.at] = Outcome::Failed(error);
+        }
+    }
+    // Equal keys share the fate of the one that was stored.
+    for at in 0..outcomes.len() {
+        if leaders[at] != at && !present[at] && outcomes[at].is_done() {
+            outcomes[at] = outcomes[leaders[at]].clone();
+        }
+    }
+    PageBatch { outcomes, memory }
+}
+
+/// For each request the one of its key that is stored: of those that can be, the first, or with overwrite the last.
+fn leaders(requests: &[PageRequest], checked: &[Result<u32>], options: StoreOptions) -> Vec<usize> {
+    let mut leader: HashMap<&PageKey, usize> = HashMap::with_capacity(requests.len());
+    for (at, (request, _)) in requests.iter().zip(checked).enumerate().filter(|(_, (_, checked))| checked.is_ok()) {
+        let chosen = leader.entry(&request.key).or_insert(at);
+        if options.overwrite {
+            *chosen = at;
+        }
+    }
+    requests.iter().enumerate().map(|(at, request)| leader.get(&request.key).copied().unwrap_or(at)).collect()
+}
+
+fn present(shared: &Shared, requests: &[PageRequest]) -> Vec<bool> {
+    let keys: Vec<&PageKey> = requests.iter().map(|request| &request.key).collect();
+    shared.exists(&keys)
+}
+
+/// Stores pages of one size in one volume. From the end of the list to its front: where not all fit, the head of the
+/// chain is what stays.
+async fn store_group(
+    shared: &Shared,
+    volume: &Arc<Volume>,
+    size: u32,
+    mut pages: Vec<Storing>,
+    options: StoreOptions,
+    progress: &Progress,
+) -> Vec<Stored> {
+    let mut stored = Vec::with_capacity(pages.len());
+    while !pages.is_empty() {
+        volume.rotate_if_long().await;
+        let released = volume.released();
+        let slots = match volume.make_room(size, pages.len().min(WAVE) as u64) {
+            Ok(0) => {
+                // Every slot is in some operation's hands. Some will come back.
+                released.await;
+                continue;
+            }
+            Ok(room) => volume.take(size, room as usize),
+            Err(error) => {
+                volume.count(|counters| counters.failed_pages += pages.len() as u64);
+                fail(pages, &error, &mut stored);
+                return stored;
+            }
+        };
+        let wave = pages.split_off(pages.len() - slots.len().min(pages.len()));
+        store_wave(shared, volume, wave, slots, options, progress, &mut stored).await;
+    }
+    stored
+}
+
+fn fail(pages: Vec<Storing>, error: &Error, stored: &mut Vec<Stored>) {
+    stored.extend(pages.into_iter().map(|page| Stored {
+        at: page.at,
+        result: Err(error.clone()),
+        memory: Some(page.memory),
+    }));
+}
+
+async fn store_wave(
+    shared: &Shared,
+    volume: &Arc<Volume>,
+    wave: Vec<Storing>,
+    slots: Vec<(SlotId, Arc<SegmentFile>, u64)>,
+    options: StoreOptions,
+    progress: &Progress,
+    stored: &mut Vec<Stored>,
+) {
+    let mut commits = Vec::with_capacity(wave.len());
+    let mut moves = Vec::with_capacity(wave.len());
+    for (page, (slot, segment, offset)) in wave.into_iter().zip(slots) {
+        let tag = commits.len();
+        moves.push(Move { tag, segment: Arc::clone(&segment), offset, memory: page.memory });
+        let commit =
+            Commit { key: page.key, pool: 0, slot, bytes: page.bytes, checksum: 0, name: page.name, segment };
+        commits.push((page.at, commit));
+    }
+    let mut parts = Vec::new();
+    while !moves.is_empty() {
+        let rest = moves.split_off(pages_a_part(moves[0].memory.bytes()).min(moves.len()));
+        parts.push(write_part(shared, std::mem::replace(&mut moves, rest), progress));
+    }
+    // Each part is summed when it is first polled, while the parts before it are being written.
+    let mut written: Vec<Option<Written>> = commits.iter().map(|_| None).collect();
+    for page in join_all(parts).await.into_iter().flatten() {
+        let tag = page.moved.tag;
+        written[tag] = Some(page);
+    }
+    let (mut ready, mut waiting, mut unused) = (Vec::new(), Vec::new(), Vec::new());
+    let mut failed = 0;
+    for ((at, mut commit), page) in commits.into_iter().zip(written) {
+        let Some(page) = page else { continue };
+        let result = page.moved.result.and_then(|()| volume.pool(commit.key.pool));
+        let result = match (result, page.checksum) {
+            (Ok(pool), Ok(checksum)) => {
+                (commit.pool, commit.checksum) = (pool, checksum);
+                waiting.push((at, page.moved.memory));
+                ready.push(commit);
+                continue;
+            }
+            (Err(error), _) | (_, Err(error)) => Err(error.with_key(commit.key)),
+        };
+        failed += 1;
+        // A slot whose write was lost may still be written to: nobody gets it again.
+        if page.moved.memory.is_some() {
+            unused.push(commit.slot);
+        }
+        stored.push(Stored { at, result, memory: page.moved.memory });
+    }
+    volume.give_back(unused.into_iter());
+    let pages = ready.len() as u64;
+    let committed = if ready.is_empty() { Ok(Vec::new()) } else { volume.commit(ready, options.overwrite).await };
+    if committed.is_err() {
+        failed += pages;
+    }
+    volume.count(|counters| counters.failed_pages += failed);
+    let result: Result<()> = committed.map(|_: Vec<CommitOutcome>| ());
+    stored.extend(waiting.into_iter().map(|(at, memory)| Stored { at, result: result.clone(), memory }));
+}
+
+struct Written {
+    moved: Moved,
+    checksum: Result<u64>,
+}
+
+async fn write_part(shared: &Shared, moves: Vec<Move>, progress: &Progress) -> Vec<Written> {
+    let mut checksums: HashMap<usize, Result<u64>> =
+        moves.iter().map(|page| (page.tag, page.memory.checksum())).collect();
+    let moved = shared.move_pages(Direction::Write, moves, progress).await;
+    moved
+        .into_iter()
+        .map(|moved| {
+            let checksum = checksums
+                .remove(&moved.tag)
+                .unwrap_or_else(|| Err(Error::new(ErrorKind::Unexpected, "a page came back twice")));
+            Written { moved, checksum }
+        })
+        .collect()
+}

@@ -1,0 +1,259 @@
+//! The store: [`Storage`] over volumes and engines.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hicache_core::{
+    Engine, Error, ErrorKind, ListCursor, Listing, Outcome, OwnerId, PageBatch, PageKey, PageRequest, Region,
+    Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
+};
+use hicache_hashing::RootId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::PageStoreConfig;
+use crate::jobs::{Breaker, EngineRegistrations, Shared, Staging};
+use crate::set::physical_bytes;
+use crate::volume::{Volume, VolumeOptions, cursor, parse_cursor};
+use crate::worker::{self, Job};
+
+/// Pages in segment files on local disks.
+///
+/// Opened with [`PageStore::open`]. All calls may come from any thread. Dropping it does not block: what was begun is
+/// finished by the worker, and a last snapshot is written; [`Storage::close`] waits for that.
+#[derive(Debug)]
+pub struct PageStore {
+    shared: Arc<Shared>,
+    jobs: mpsc::UnboundedSender<Job>,
+    closed: AtomicBool,
+    process: u32,
+}
+
+impl PageStore {
+    /// Opens or makes the store. `engines` move the pages: for a page the first one that moves its kind of memory.
+    ///
+    /// # Errors
+    /// `Config` for what [`PageStoreConfig::validate`] refuses, the same root twice, a contradicting manifest, a newer
+    /// format, a capacity below 16 pages; `Io`; `Unavailable`.
+    pub async fn open(config: PageStoreConfig, engines: Vec<Arc<dyn Engine>>) -> Result<Arc<Self>> {
+        config.validate()?;
+        if engines.is_empty() {
+            return Err(Error::config("a page store needs at least one engine"));
+        }
+        let (sender, opened) = oneshot::channel();
+        // Opening reads whole journals: on a thread of its own, whatever runtime the caller has.
+        let opening = std::thread::Builder::new().name("hicache-open".into()).spawn(move || {
+            drop(sender.send(Self::open_blocking(&config, engines)));
+        });
+        opening.map_err(|error| Error::new(ErrorKind::Unavailable, "no thread to open with").with_source(error))?;
+        opened.await.map_err(|_| Error::new(ErrorKind::Unexpected, "opening the store failed without a word"))?
+    }
+
+    fn open_blocking(config: &PageStoreConfig, engines: Vec<Arc<dyn Engine>>) -> Result<Arc<Self>> {
+        let mut seen = HashSet::new();
+        for root in &config.roots {
+            let known = std::fs::canonicalize(root).unwrap_or_else(|_| root.clone());
+            if !seen.insert(known) {
+                return Err(Error::config(format!("root {} is given twice; name each once", root.display())));
+            }
+        }
+        let roots = config.roots.len() as u64;
+        let options = VolumeOptions {
+            capacity_bytes: config.capacity_bytes.map(|bytes| bytes / roots),
+            segment_bytes: config.segment_bytes,
+            durability: config.durability,
+            page_bytes: config.page_bytes,
+            policy: config.policy,
+        };
+        let open = |root| Volume::open(root, &config.namespace, options);
+        let volumes = config.roots.iter().map(|root| open(root)).collect::<Result<Vec<_>>>()?;
+        let shared = Arc::new(Shared {
+            owner: OwnerId::new(),
+            engines,
+            volumes,
+            roots: root_ids(&config.roots),
+            verify: config.verify,
+            io_timeout: Duration::from_millis(config.io_timeout_ms),
+            staging: Staging::new(config.staging_bytes),
+            breaker: Breaker::new(),
+        });
+        let jobs = worker::start(Arc::clone(&shared))?;
+        Ok(Arc::new(Self { shared, jobs, closed: AtomicBool::new(false), process: std::process::id() }))
+    }
+
+    /// Pages of `page_bytes` bytes that the store can hold at most, by its capacity and what else is under its roots.
+    ///
+    /// # Errors
+    /// `Io`; `Config` for a length that no page has.
+    pub fn slots(&self, page_bytes: u64) -> Result<u64> {
+        let bytes = u32::try_from(page_bytes).ok().filter(|&bytes| bytes > 0 && bytes <= u32::MAX - 4095);
+        let bytes = bytes.ok_or_else(|| Error::config(format!("no page has {page_bytes} bytes")))?;
+        self.shared.volumes.iter().map(|volume| volume.slots(crate::volume::slot_bytes(bytes))).sum()
+    }
+
+    fn usable(&self) -> Result<()> {
+        if self.process != std::process::id() {
+            return Err(Error::new(
+                ErrorKind::Closed,
+                "the process has forked since the store was opened; open another store in the child",
+            ));
+        }
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the store is closed"));
+        }
+        Ok(())
+    }
+
+    fn batch(
+        &self,
+        requests: Vec<PageRequest>,
+        job: impl FnOnce(Vec<PageRequest>, hicache_core::Completion<PageBatch>) -> Job,
+    ) -> Transfer<PageBatch> {
+        if let Err(error) = self.usable() {
+            return Transfer::ready(PageBatch::failed(requests, &error));
+        }
+        if requests.is_empty() {
+            return Transfer::ready(PageBatch { outcomes: Vec::new(), memory: Vec::new() });
+        }
+        let (completion, transfer) = Transfer::channel(requests.len());
+        match self.jobs.send(job(requests, completion)) {
+            Ok(()) => transfer,
+            Err(mpsc::error::SendError(Job::Load(requests, _) | Job::Store(requests, ..))) => {
+                Transfer::ready(PageBatch::failed(requests, &Error::new(ErrorKind::Closed, "the store is closed")))
+            }
+            Err(_) => transfer,
+        }
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Job) -> Result<T> {
+        self.usable()?;
+        let (sender, answer) = oneshot::channel();
+        let closed = || Error::new(ErrorKind::Closed, "the store is closed");
+        self.jobs.send(job(sender)).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+/// Ids of roots that are there: by their real paths, so that another spelling of a path finds the same pages.
+fn root_ids(roots: &[std::path::PathBuf]) -> Vec<RootId> {
+    let real = |root: &std::path::PathBuf| std::fs::canonicalize(root).unwrap_or_else(|_| root.clone());
+    roots.iter().map(|root| RootId::of(&real(root).to_string_lossy())).collect()
+}
+
+impl Shared {
+    /// Which keys are there; a use.
+    pub(crate) fn exists(&self, keys: &[&PageKey]) -> Vec<bool> {
+        if let [volume] = &self.volumes[..] {
+            return volume.exists(keys);
+        }
+        let mut there = vec![false; keys.len()];
+        for (number, volume) in self.volumes.iter().enumerate() {
+            let own: Vec<usize> = (0..keys.len()).filter(|&i| self.volume_of(keys[i]) == number).collect();
+            let own_keys: Vec<&PageKey> = own.iter().map(|&i| keys[i]).collect();
+            for (i, found) in own.into_iter().zip(volume.exists(&own_keys)) {
+                there[i] = found;
+            }
+        }
+        there
+    }
+}
+
+#[async_trait]
+impl Storage for PageStore {
+    fn name(&self) -> &'static str {
+        "page-store"
+    }
+
+    fn register(&self, region: &Arc<Region>) -> Result<Registration> {
+        self.usable()?;
+        let engines = &self.shared.engines;
+        let takes = |engine: &Arc<dyn Engine>| engine.capabilities().moves(region.kind());
+        if !engines.iter().any(takes) {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("no engine of this store moves memory of {:?}", region.kind()),
+            ));
+        }
+        let registered = engines
+            .iter()
+            .map(|engine| takes(engine).then(|| engine.register(region)).transpose())
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Registration::new(self.shared.owner, Arc::clone(region), Box::new(EngineRegistrations(registered))))
+    }
+
+    fn load(&self, requests: Vec<PageRequest>) -> Transfer<PageBatch> {
+        self.batch(requests, Job::Load)
+    }
+
+    fn store(&self, requests: Vec<PageRequest>, options: StoreOptions) -> Transfer<PageBatch> {
+        self.batch(requests, |requests, completion| Job::Store(requests, options, completion))
+    }
+
+    fn exists_now(&self, keys: &[PageKey]) -> Option<Result<Vec<bool>>> {
+        if let Err(error) = self.usable() {
+            return Some(Err(error));
+        }
+        if self.shared.breaker.is_open() {
+            return Some(Ok(vec![false; keys.len()]));
+        }
+        let keys: Vec<&PageKey> = keys.iter().collect();
+        Some(Ok(self.shared.exists(&keys)))
+    }
+
+    async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+        let keys = keys.to_vec();
+        self.ask(|answer| Job::Delete(keys, answer)).await
+    }
+
+    async fn clear(&self) -> Result<u64> {
+        self.ask(Job::Clear).await
+    }
+
+    async fn list(&self, prefix: &str, from: Option<&ListCursor>, limit: usize) -> Result<Listing> {
+        self.usable()?;
+        let (mut volume, mut slot) = match from {
+            Some(from) => parse_cursor(from)
+                .ok_or_else(|| Error::config(format!("cursor {:?} is not from this storage", from.0)))?,
+            None => (0, 0),
+        };
+        let mut listing = Listing::default();
+        while let Some(own) = self.shared.volumes.get(volume) {
+            let (pages, next) = own.list(prefix, slot, limit - listing.pages.len())?;
+            listing.pages.extend(pages);
+            if let Some(next) = next {
+                listing.next = Some(cursor(volume, next));
+                break;
+            }
+            (volume, slot) = (volume + 1, 0);
+        }
+        Ok(listing)
+    }
+
+    fn stat(&self) -> StorageStat {
+        let mut stat = StorageStat { slots: Some(0), capacity_bytes: Some(0), ..StorageStat::default() };
+        for volume in &self.shared.volumes {
+            volume.add_stat(&mut stat);
+            stat.physical_bytes += physical_bytes(volume.root()).unwrap_or(0);
+        }
+        stat
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.process != std::process::id() || self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let (sender, answer) = oneshot::channel();
+        if self.jobs.send(Job::Close(sender)).is_err() {
+            return Ok(());
+        }
+        let result = answer.await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Unexpected, "the worker ended before the store was closed"))
+        });
+        for engine in &self.shared.engines {
+            engine.close().await?;
+        }
+        result
+    }
+}

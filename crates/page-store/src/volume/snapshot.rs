@@ -1,0 +1,131 @@
+//! Generations: sealing the journal, and the snapshot that the next one starts from.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hicache_core::{PoolName, Result};
+
+use super::Volume;
+use crate::catalog::Catalog;
+use crate::format::Record;
+use crate::set::{Journal, remove_older, write_snapshot};
+
+/// A journal is replaced when it has as many records as the store has slots, but not before it has these.
+const LEAST_RECORDS: u64 = 256;
+/// Records taken from the catalog while its lock is held once.
+const STEP: usize = 2048;
+
+/// The pools, as a journal says them.
+pub(super) fn pool_records(catalog: &Catalog) -> Vec<Record> {
+    let pools = catalog.pools().iter().enumerate();
+    pools.filter_map(|(id, &name)| Some(Record::Pool { id: u8::try_from(id).ok()?, name })).collect()
+}
+
+impl Volume {
+    /// Begins the next generation if the journal has grown long, and writes its snapshot aside. Waits if the snapshot
+    /// before is not done: that bounds what the journals take.
+    pub(crate) async fn rotate_if_long(self: &Arc<Self>) {
+        loop {
+            let done = self.snapshot_done.notified();
+            {
+                let state = self.lock();
+                let slots: u64 = state.catalog.classes().values().map(|class| class.slots).sum();
+                if state.journal.records() < slots.max(LEAST_RECORDS) {
+                    return;
+                }
+            }
+            if !self.snapshot_running.load(Ordering::Acquire) {
+                break;
+            }
+            done.await;
+        }
+        let generation = match self.begin_generation() {
+            Ok(generation) => generation,
+            Err(error) => {
+                // The journal that is there goes on. Retried at the next batch.
+                tracing::warn!(set = %self.paths.directory().display(), %error, "no new generation");
+                return;
+            }
+        };
+        self.snapshot_running.store(true, Ordering::Release);
+        let volume = Arc::clone(self);
+        // Not awaited: stores go on meanwhile.
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = volume.write_snapshot(generation) {
+                tracing::warn!(set = %volume.paths.directory().display(), %error, "no snapshot; the journals stay");
+            }
+            volume.snapshot_running.store(false, Ordering::Release);
+            volume.snapshot_done.notify_waiters();
+        }));
+    }
+
+    /// Waits until no snapshot is being written.
+    pub(crate) async fn snapshot_idle(&self) {
+        loop {
+            let done = self.snapshot_done.notified();
+            if !self.snapshot_running.load(Ordering::Acquire) {
+                return;
+            }
+            done.await;
+        }
+    }
+
+    /// Seals the journal and begins the next.
+    fn begin_generation(&self) -> Result<u64> {
+        let mut state = self.lock();
+        let next = state.journal.generation() + 1;
+        // The next file first, the seal second: a seal always leads somewhere, and until it is there the next file
+        // has no record that anybody would miss.
+        let mut journal = Journal::begin(&self.paths, next, self.fingerprint)?;
+        journal.append(pool_records(&state.catalog))?;
+        state.journal.append([Record::Seal { next }])?;
+        state.journal = journal;
+        Ok(next)
+    }
+
+    /// Writes the snapshot of a generation whose journal has begun. Pages that come or go meanwhile are in that
+    /// journal, so it does not matter on which side of them the snapshot falls.
+    pub(super) fn write_snapshot(&self, generation: u64) -> Result<()> {
+        let segments: Vec<u16> = self.lock().catalog.segment_ids().collect();
+        let mut uses = Vec::new();
+        for segment in segments {
+            self.lock().catalog.uses_of_segment(segment, &mut uses);
+        }
+        uses.sort_unstable();
+        let pools = pool_records(&self.lock().catalog);
+        let puts = uses.chunks(STEP).flat_map(|step| {
+            let state = self.lock();
+            step.iter().filter_map(|&(_, slot)| state.catalog.live(slot)).map(Record::Put).collect::<Vec<_>>()
+        });
+        write_snapshot(&self.paths, generation, self.fingerprint, pools.into_iter().chain(puts))?;
+        remove_older(&self.paths, generation);
+        self.compact_names();
+        Ok(())
+    }
+
+    fn compact_names(&self) {
+        const SMALL: u64 = 1 << 20;
+        let mut state = self.lock();
+        // Text keys average below 128 bytes; a log of twice that for every page there has much that is gone.
+        if state.names.bytes() < SMALL.max(state.catalog.pages() * 256) {
+            return;
+        }
+        let Some(pool) = state.catalog.pool_id(&PoolName::TEXT) else { return };
+        let state = &mut *state;
+        if let Err(error) = state.names.compact(|digest| state.catalog.peek(pool, digest).is_some()) {
+            tracing::warn!(set = %self.paths.directory().display(), %error, "the names log was not compacted");
+        }
+    }
+
+    /// The last words: everything, use included, in a snapshot. Blocks.
+    ///
+    /// # Errors
+    /// `Io`, `NoSpace`. Nothing is lost then but the order of use: the journal has the rest.
+    pub(crate) fn close(&self) -> Result<()> {
+        if !std::mem::take(&mut self.lock().changed) {
+            return Ok(());
+        }
+        let generation = self.begin_generation()?;
+        self.write_snapshot(generation)
+    }
+}

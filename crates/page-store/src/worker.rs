@@ -1,0 +1,123 @@
+//! The completion worker: one thread on which everything after a completion runs, never in a caller's future.
+
+use std::sync::Arc;
+use std::thread;
+
+use hicache_core::{Completion, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::jobs::{Progress, Shared, load, store, watched};
+
+/// What the worker is asked for.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Load(Vec<PageRequest>, Completion<PageBatch>),
+    Store(Vec<PageRequest>, StoreOptions, Completion<PageBatch>),
+    Delete(Vec<PageKey>, oneshot::Sender<Result<Vec<Outcome>>>),
+    Clear(oneshot::Sender<Result<u64>>),
+    Close(oneshot::Sender<Result<()>>),
+}
+
+/// Starts the worker. It ends when the sender is gone and everything is done, or after a close.
+///
+/// # Errors
+/// `Unavailable` if the system gives no thread.
+pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
+    let unavailable = |error| Error::new(ErrorKind::Unavailable, "no completion worker").with_source(error);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .max_blocking_threads(4)
+        .thread_name("hicache-sync")
+        .build()
+        .map_err(unavailable)?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    thread::Builder::new()
+        .name("hicache-store".into())
+        .spawn(move || {
+            runtime.block_on(run(&shared, receiver));
+            // A snapshot or a sync that is stuck must not keep the thread.
+            runtime.shutdown_background();
+        })
+        .map_err(unavailable)?;
+    Ok(sender)
+}
+
+async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    let mut running = JoinSet::new();
+    let close = loop {
+        let job = tokio::select! {
+            job = jobs.recv() => job,
+            // A job that panicked has dropped its completion: its batch is answered `Abandoned`.
+            Some(_) = running.join_next() => continue,
+        };
+        let shared = Arc::clone(shared);
+        match job {
+            Some(Job::Load(requests, completion)) => {
+                let (pages, foreign) = (requests.len(), is_foreign(&requests));
+                running.spawn(async move {
+                    let progress = Progress::begin();
+                    watched(&shared, completion, pages, foreign, &progress, load(&shared, requests, &progress)).await;
+                });
+            }
+            Some(Job::Store(requests, options, completion)) => {
+                let (pages, foreign) = (requests.len(), is_foreign(&requests));
+                running.spawn(async move {
+                    let progress = Progress::begin();
+                    let work = store(&shared, requests, options, &progress);
+                    watched(&shared, completion, pages, foreign, &progress, work).await;
+                });
+            }
+            Some(Job::Delete(keys, answer)) => drop(answer.send(delete(&shared, &keys))),
+            Some(Job::Clear(answer)) => {
+                let cleared = shared.volumes.iter().map(|volume| volume.clear()).sum();
+                drop(answer.send(cleared));
+            }
+            Some(Job::Close(answer)) => break Some(answer),
+            None => break None,
+        }
+    };
+    jobs.close();
+    let result = drain(shared, running).await;
+    // Jobs that came between the close and now: their completions are dropped with them, which answers them.
+    drop(jobs);
+    if let Some(answer) = close {
+        drop(answer.send(result));
+    } else if let Err(error) = result {
+        tracing::warn!(%error, "a store that was dropped did not end well");
+    }
+}
+
+async fn drain(shared: &Arc<Shared>, mut running: JoinSet<()>) -> Result<()> {
+    let drained = tokio::time::timeout(shared.io_timeout * 2, async { while running.join_next().await.is_some() {} });
+    let mut result = Ok(());
+    if drained.await.is_err() {
+        // What is stuck keeps its memory: the engine has it.
+        running.detach_all();
+        result = Err(Error::new(ErrorKind::Abandoned, "operations were still under way when the store was closed"));
+    }
+    for volume in &shared.volumes {
+        volume.snapshot_idle().await;
+        if let Err(error) = volume.close() {
+            tracing::warn!(root = %volume.root().display(), %error, "no last snapshot; the journal has everything");
+            result = result.and(Err(error));
+        }
+    }
+    result
+}
+
+fn is_foreign(requests: &[PageRequest]) -> bool {
+    requests.iter().any(|request| request.memory.is_foreign())
+}
+
+fn delete(shared: &Shared, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+    let mut outcomes = vec![Outcome::Absent; keys.len()];
+    for (number, volume) in shared.volumes.iter().enumerate() {
+        let own: Vec<usize> = (0..keys.len()).filter(|&i| shared.volume_of(&keys[i]) == number).collect();
+        let own_keys: Vec<PageKey> = own.iter().map(|&i| keys[i]).collect();
+        for (i, outcome) in own.into_iter().zip(volume.delete(&own_keys)?) {
+            outcomes[i] = outcome;
+        }
+    }
+    Ok(outcomes)
+}
