@@ -2,6 +2,8 @@
 //!
 //! The source of the state is compiled here once more, against loom's atomics. The mutants at the end show that loom
 //! finds what it is there to find.
+//!
+//! Left out of runs under AddressSanitizer: it takes minutes there, and loom leaks what a mutant's panic unwinds past.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
