@@ -1,0 +1,147 @@
+//! Putting the layers together.
+
+use std::path::{Path, PathBuf};
+
+use hicache_core::{Error, Namespace, Result};
+use serde_json::Value;
+
+use super::field::{Field, fields};
+use super::foreign::FOREIGN;
+use super::layers::{Layers, bad_value};
+use super::suggest::nearest_above;
+use super::{Config, Origin, check, field, file};
+use crate::environment::Environment;
+
+/// The variable that names the configuration file.
+pub(crate) const FILE_VARIABLE: &str = "HICACHE_CONFIG";
+
+/// How near a name of a variable must be to one of ours to be taken for a slip.
+const VARIABLE_NEAR: f64 = 0.8;
+
+/// The layers of a configuration to be. The order of the calls does not matter, except between explicit values of the
+/// same field: the last one stays. Everything is read and checked by [`ConfigBuilder::build`].
+#[derive(Clone, Debug, Default)]
+pub struct ConfigBuilder {
+    file: Option<PathBuf>,
+    environment: Environment,
+    explicit: Vec<(String, Value)>,
+}
+
+impl ConfigBuilder {
+    /// The file to read: TOML, JSON or YAML by its ending, or else by trying. Goes before `HICACHE_CONFIG`.
+    #[must_use]
+    pub fn file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// The environment; without this call there is none.
+    #[must_use]
+    pub fn environment(mut self, environment: &Environment) -> Self {
+        self.environment = environment.clone();
+        self
+    }
+
+    /// An explicit value of a field (`"posix_uring.depth"`) or a whole table of them (`"posix_uring"`). `null` is no
+    /// value.
+    #[must_use]
+    pub fn set(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.explicit.push((field.to_owned(), value.into()));
+        self
+    }
+
+    /// Explicit values in one table, as they stand in a file: SGLang's `extra_config` without what SGLang consumes.
+    #[must_use]
+    pub fn table(self, table: serde_json::Map<String, Value>) -> Self {
+        self.set("", table)
+    }
+
+    /// The storage directories, as an explicit value. They must be UTF-8, since files and variables can say no other.
+    #[must_use]
+    pub fn storage_dir<P: AsRef<Path>>(self, directories: impl IntoIterator<Item = P>) -> Self {
+        // What is not UTF-8 keeps its replacement character, by which `check` refuses it.
+        let texts = directories.into_iter().map(|path| path.as_ref().to_string_lossy().into_owned());
+        self.set("storage_dir", texts.collect::<Vec<_>>())
+    }
+
+    /// The namespace, as explicit values of the fields that it has; the others stay with the lower layers.
+    #[must_use]
+    pub fn namespace(self, namespace: &Namespace) -> Self {
+        match serde_json::to_value(namespace) {
+            Ok(table) => self.set("namespace", table),
+            Err(_) => self, // Texts, numbers and maps with text keys can't fail.
+        }
+    }
+
+    /// Reads the file, overlays the layers and checks the result.
+    ///
+    /// # Errors
+    /// `Config` for a file that can't be read, an unknown field, a bad value, and values that don't go together. The
+    /// message names field, value and origin, and what would be right.
+    pub fn build(self) -> Result<Config> {
+        let mut layers = Layers::defaults()?;
+        if let Some((path, named_by)) = self.file_to_read()? {
+            let table = file::read(&path, &named_by)?;
+            layers.overlay("", &table.into(), &Origin::File(path))?;
+        }
+        self.overlay_environment(&mut layers)?;
+        for (path, value) in &self.explicit {
+            layers.overlay(path, value, &Origin::Explicit)?;
+        }
+        let settings = layers.settings()?;
+        check::check(&settings, &layers)?;
+        Ok(Config { settings, layers, warnings: self.warnings() })
+    }
+
+    fn file_to_read(&self) -> Result<Option<(PathBuf, Origin)>> {
+        if let Some(path) = &self.file {
+            return Ok(Some((path.clone(), Origin::Explicit)));
+        }
+        let path = self.variable(FILE_VARIABLE)?;
+        Ok(path.map(|path| (path.into(), Origin::Environment(FILE_VARIABLE.into()))))
+    }
+
+    /// SGLang's variables first, so that ours go over them.
+    fn overlay_environment(&self, layers: &mut Layers) -> Result<()> {
+        for foreign in &FOREIGN {
+            let (Some(text), Some(field)) = (self.variable(foreign.variable)?, field::find(foreign.field))
+            else {
+                continue;
+            };
+            let origin = Origin::Environment(foreign.variable.into());
+            let value = (foreign.translate)(text)
+                .map_err(|wrong| bad_value(foreign.field, &text.into(), &origin, &wrong))?;
+            layers.give(field, &value, &origin)?;
+        }
+        for field in fields() {
+            let variable = field.variable();
+            if let Some(text) = self.variable(&variable)? {
+                layers.give(field, &text.into(), &Origin::Environment(variable))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The text of a variable; `None` where it is not set or blank.
+    fn variable(&self, name: &str) -> Result<Option<&str>> {
+        let Some(value) = self.environment.get(name) else { return Ok(None) };
+        let text = value
+            .to_str()
+            .ok_or_else(|| Error::config(format!("environment variable {name} = {value:?} must be UTF-8")))?;
+        Ok(Some(text.trim()).filter(|text| !text.is_empty()))
+    }
+
+    /// Variables that begin like ours, are none of ours, and are nearly one. Others that begin so belong to somebody
+    /// else: Kubernetes gives every container `HICACHE_PORT` where a service is called hicache.
+    fn warnings(&self) -> Vec<String> {
+        let mut known: Vec<String> = fields().iter().map(Field::variable).collect();
+        known.push(FILE_VARIABLE.to_owned());
+        known.extend(FOREIGN.iter().map(|foreign| foreign.variable.to_owned()));
+        let strange = self.environment.names().filter(|name| !known.iter().any(|known| known == name));
+        let warn = |name: &str| {
+            let meant = nearest_above(VARIABLE_NEAR, name, known.iter().map(String::as_str))?;
+            Some(format!("environment variable {name} means nothing here; did you mean {meant}?"))
+        };
+        strange.filter_map(warn).collect()
+    }
+}

@@ -1,0 +1,161 @@
+//! The table of fields: parsing, names of variables, `explain` and the documentation all come from it.
+
+use super::kind::Kind;
+use crate::registry::DEFAULT_ORDER;
+
+/// One field of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Its path, with dots between table and field.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// Its default, as it would be written; empty for a field that is not set.
+    pub default: &'static str,
+    /// What it does, in a sentence or two.
+    pub help: &'static str,
+}
+
+impl Field {
+    /// The environment variable that sets it: `HICACHE_` and its path in capitals.
+    pub fn variable(&self) -> String {
+        format!("HICACHE_{}", self.name.to_ascii_uppercase().replace('.', "_"))
+    }
+}
+
+/// Every field, in the order of the documentation.
+pub fn fields() -> &'static [Field] {
+    &FIELDS
+}
+
+/// The field of this path.
+pub(crate) fn find(name: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|field| field.name == name)
+}
+
+/// Whether `path` is a table that has fields. The empty path is the whole.
+pub(crate) fn is_table(path: &str) -> bool {
+    path.is_empty()
+        || FIELDS.iter().any(|field| field.name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+const fn field(name: &'static str, kind: Kind, default: &'static str, help: &'static str) -> Field {
+    Field { name, kind, default, help }
+}
+
+const MOST: u64 = u32::MAX as u64;
+
+static FIELDS: [Field; 28] = [
+    field(
+        "storage_dir",
+        Kind::Directories,
+        "/tmp/hicache_storage",
+        "Where pages are kept: one directory or several, one a disk, over which pages are spread. Made if missing.",
+    ),
+    field(
+        "backend",
+        Kind::Backend,
+        "auto",
+        "How pages are moved. `auto` takes the first of `order` that works here; a name is that one or an error.",
+    ),
+    field("order", Kind::Backends, DEFAULT_ORDER, "What `auto` tries, the first first."),
+    field(
+        "capacity_bytes",
+        Kind::Limit,
+        "auto",
+        "Most bytes taken from the disks, all directories together, metadata included; at the limit pages are \
+         evicted. `auto` is nine tenths of what is free at the start, and no limit for the memory backend.",
+    ),
+    field(
+        "io",
+        Kind::Word(&["direct", "buffered", "auto"]),
+        "auto",
+        "Whether files bypass the page cache (O_DIRECT). `auto` does so where file system and page shape allow; \
+         `direct` does too, and logs where they don't.",
+    ),
+    field(
+        "durability",
+        Kind::Word(&["none", "group"]),
+        "none",
+        "What a power failure may take: `none` never syncs, `group` syncs before a store is answered. With \
+         `verify` on, neither ever serves a wrong page.",
+    ),
+    field(
+        "segment_bytes",
+        Kind::Size(64 << 10),
+        "256MiB",
+        "Size of a segment file; smaller where capacity is small.",
+    ),
+    field(
+        "staging_bytes",
+        Kind::Size(64 << 10),
+        "16MiB",
+        "Memory for pages that the engine can't take as they are (address, length or number of pieces), for each page \
+         size.",
+    ),
+    field(
+        "page_bytes",
+        Kind::Size(1),
+        "",
+        "Bytes of a page, where known beforehand: a capacity below 16 pages is then refused at once.",
+    ),
+    field("verify", Kind::Flag, "true", "Whether every page that is read is compared with its checksum."),
+    field(
+        "io_timeout_ms",
+        Kind::Count(1, 3_600_000),
+        "30000",
+        "Milliseconds after which an operation that does not end counts as lost.",
+    ),
+    field("posix_uring.depth", Kind::Count(1, 4096), "32", "Operations that a ring keeps in flight."),
+    field("posix_uring.rings", Kind::Count(1, 64), "1", "Rings, each with a thread of its own."),
+    field(
+        "posix_uring.register_buffers",
+        Kind::Flag,
+        "true",
+        "Whether memory is registered with the kernel once instead of being mapped at each transfer.",
+    ),
+    field(
+        "posix_uring.registered_files",
+        Kind::Count(0, 32768),
+        "1024",
+        "Files that are registered with the kernel; those beyond it work, a little slower.",
+    ),
+    field(
+        "posix_uring.huge_pages",
+        Kind::Flag,
+        "true",
+        "Whether transparent huge pages are asked for when memory is registered.",
+    ),
+    field("posix_pread.threads", Kind::Count(1, 256), "4", "Threads that read and write."),
+    field(
+        "posix_pread.huge_pages",
+        Kind::Flag,
+        "true",
+        "Whether transparent huge pages are asked for when memory is registered.",
+    ),
+    field(
+        "namespace.model",
+        Kind::Text,
+        "",
+        "Name of the model. All but the memory backend need it: pages of one namespace are never served in another.",
+    ),
+    field("namespace.revision", Kind::Text, "", "Revision of the weights."),
+    field("namespace.dtype", Kind::Text, "", "Element type of the cache, such as bfloat16."),
+    field("namespace.layout", Kind::Text, "", "Layout of a page, such as page_first."),
+    field("namespace.page_tokens", Kind::Count(1, MOST), "", "Tokens in a page."),
+    field("namespace.layers", Kind::Count(1, MOST), "", "Layers held."),
+    field("namespace.heads", Kind::Count(1, MOST), "", "KV heads held."),
+    field("namespace.head_dim", Kind::Count(1, MOST), "", "Elements of a head."),
+    field(
+        "namespace.parallel",
+        Kind::Positions,
+        "{}",
+        "Position in each parallel dimension (tp, pp, cp, dcp).",
+    ),
+    field(
+        "namespace.extra",
+        Kind::Texts,
+        "{}",
+        "Anything else that changes the bytes of a page (a salt, a LoRA set).",
+    ),
+];

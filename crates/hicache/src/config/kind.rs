@@ -1,0 +1,194 @@
+//! What a field takes: one description from which values are read, errors are worded and documentation is made.
+
+use std::collections::BTreeMap;
+
+use hicache_core::namespace::ParallelPosition;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::byte_size;
+use super::suggest::nearest;
+use crate::registry::{KNOWN, built_names};
+
+/// What a field takes. Every kind is also read from text, so that one rule holds for files, environment variables and
+/// programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Text that is not empty.
+    Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// Yes or no.
+    Flag,
+    /// A whole number in these bounds, both included.
+    Count(u64, u64),
+    /// A number of bytes, at least this many.
+    Size(u64),
+    /// A number of bytes above 0, or `auto`.
+    Limit,
+    /// Directories.
+    Directories,
+    /// A backend of this build, or `auto`.
+    Backend,
+    /// Backends of the project, in an order.
+    Backends,
+    /// Positions in parallel dimensions.
+    Positions,
+    /// Named texts.
+    Texts,
+}
+
+impl Kind {
+    /// What it takes, to follow "must be".
+    pub fn describe(self) -> String {
+        match self {
+            Self::Text => "text that is not empty".into(),
+            Self::Word(words) => format!("one of {}", words.join(", ")),
+            Self::Flag => "true or false".into(),
+            Self::Count(least, most) => format!("a whole number from {least} to {most}"),
+            Self::Size(0 | 1) => byte_size::RULE.into(),
+            Self::Size(least) => format!("{}, at least {}", byte_size::RULE, byte_size::show(least)),
+            Self::Limit => format!("{} above 0, or `auto`", byte_size::RULE),
+            Self::Directories => "a directory, a list of directories, or several in one text with commas between".into(),
+            Self::Backend => format!("`auto` or a backend ({})", known_names().join(", ")),
+            Self::Backends => format!("a list of backends ({}), each once", known_names().join(", ")),
+            Self::Positions => {
+                "a table of name to size and rank (tp = { size = 2, rank = 0 }; no rank where all hold the same bytes), \
+                 in a variable as JSON"
+                    .into()
+            }
+            Self::Texts => "a table of name to text, in a variable as JSON".into(),
+        }
+    }
+
+    /// Reads a value into the one form that [`Settings`](super::Settings) takes; `Err` says what would be right.
+    pub(crate) fn read(self, given: &Value) -> Result<Value, String> {
+        let text = given.as_str().map(str::trim);
+        let read = match self {
+            Self::Text => text.filter(|text| !text.is_empty()).map(Value::from),
+            Self::Word(words) => text
+                .and_then(|text| words.iter().find(|word| word.eq_ignore_ascii_case(text)))
+                .map(|&w| w.into()),
+            Self::Flag => read_flag(given).map(Value::from),
+            Self::Count(least, most) => {
+                let count = given.as_u64().or_else(|| text?.parse().ok());
+                count.filter(|count| (least..=most).contains(count)).map(Value::from)
+            }
+            Self::Size(least) => read_size(given).filter(|&bytes| bytes >= least.max(1)).map(Value::from),
+            Self::Limit if text.is_some_and(|text| text.eq_ignore_ascii_case("auto")) => Some(Value::Null),
+            Self::Limit => read_size(given).filter(|&bytes| bytes > 0).map(Value::from),
+            Self::Directories => return read_directories(given, self.describe()),
+            Self::Backend => return self.read_backend(given),
+            Self::Backends => return self.read_backends(given),
+            Self::Positions => read_table::<BTreeMap<String, ParallelPosition>>(given),
+            Self::Texts => read_table::<BTreeMap<String, String>>(given),
+        };
+        read.ok_or_else(|| format!("must be {}", self.describe()))
+    }
+
+    fn read_backend(self, given: &Value) -> Result<Value, String> {
+        let right = || format!("must be `auto` or a backend of this build ({})", built_names().join(", "));
+        let name = given.as_str().map(str::trim).ok_or_else(right)?;
+        if name.eq_ignore_ascii_case("auto") {
+            return Ok("auto".into());
+        }
+        match KNOWN.iter().find(|known| known.name == name) {
+            Some(known) if known.built => Ok(name.into()),
+            Some(known) => {
+                let feature = known.feature.unwrap_or_default();
+                Err(format!("needs the Cargo feature `{feature}`, which this build lacks; it {}", right()))
+            }
+            None => Err(format!("{}{}", right(), hint(name, built_names()))),
+        }
+    }
+
+    fn read_backends(self, given: &Value) -> Result<Value, String> {
+        let wrong = || format!("must be {}", self.describe());
+        let names = texts(given).filter(|names| !names.is_empty()).ok_or_else(wrong)?;
+        for (i, name) in names.iter().enumerate() {
+            if !KNOWN.iter().any(|known| known.name == name) {
+                return Err(format!("{}, not {name:?}{}", wrong(), hint(name, known_names())));
+            }
+            if names[..i].contains(name) {
+                return Err(format!("names {name:?} twice; {}", wrong()));
+            }
+        }
+        Ok(names.into())
+    }
+
+    /// A value as people read it.
+    pub(crate) fn show(self, value: &Value) -> String {
+        match (self, value) {
+            (Self::Limit, Value::Null) => "auto".into(),
+            (_, Value::Null) => "not set".into(),
+            (Self::Size(_) | Self::Limit, Value::Number(bytes)) => {
+                bytes.as_u64().map_or_else(|| bytes.to_string(), byte_size::show)
+            }
+            (_, Value::String(text)) => text.clone(),
+            (Self::Directories | Self::Backends, Value::Array(items)) => {
+                items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
+            }
+            (_, other) => other.to_string(),
+        }
+    }
+}
+
+fn known_names() -> [&'static str; KNOWN.len()] {
+    KNOWN.map(|known| known.name)
+}
+
+fn hint<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(given, names).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+}
+
+/// `"false"` is false.
+fn read_flag(given: &Value) -> Option<bool> {
+    let text = match given {
+        Value::Bool(flag) => return Some(*flag),
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.trim().to_ascii_lowercase(),
+        _ => return None,
+    };
+    match text.as_str() {
+        "true" | "1" | "yes" | "on" => Some(true),
+        "false" | "0" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
+fn read_size(given: &Value) -> Option<u64> {
+    given.as_u64().or_else(|| byte_size::parse(given.as_str()?))
+}
+
+/// Texts of a list, or of one text with commas; blank ones are dropped.
+fn texts(given: &Value) -> Option<Vec<String>> {
+    let all: Vec<&str> = match given {
+        Value::String(text) => text.split(',').collect(),
+        Value::Array(items) => items.iter().map(Value::as_str).collect::<Option<_>>()?,
+        _ => return None,
+    };
+    Some(all.into_iter().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect())
+}
+
+fn read_directories(given: &Value, right: String) -> Result<Value, String> {
+    let directories = texts(given).ok_or_else(|| format!("must be {right}"))?;
+    if directories.is_empty() {
+        return Err(format!("names no directory; it must be {right}"));
+    }
+    if let Some(home) = directories.iter().find(|directory| *directory == "~" || directory.starts_with("~/"))
+    {
+        return Err(format!("has {home:?}; only a shell knows what ~ is: write the directory out"));
+    }
+    Ok(directories.into())
+}
+
+/// A table of the given shape, or the same as JSON text.
+fn read_table<T: DeserializeOwned + Serialize>(given: &Value) -> Option<Value> {
+    let table: T = match given {
+        Value::String(text) => serde_json::from_str(text).ok()?,
+        Value::Object(_) => T::deserialize(given).ok()?,
+        _ => return None,
+    };
+    serde_json::to_value(table).ok()
+}

@@ -1,0 +1,143 @@
+//! The configuration: one table of fields, four layers, and the origin of every value.
+//!
+//! The layers, each over the one before: the defaults, a file (TOML, JSON or YAML), the environment, and explicit
+//! values of the program (command line, `extra_config` of SGLang). In the environment our own variables
+//! (`HICACHE_STORAGE_DIR`, one a field) are over those of SGLang's NIXL connector, and `HICACHE_CONFIG` names the file
+//! where the program names none. A variable that is empty counts as not set, and so does a `null` in a file.
+//!
+//! Unknown fields and bad values are refused by name, with the value, where it came from and what would be right.
+//! Reading a configuration makes and opens nothing but the file.
+//!
+//! ```
+//! use hicache::{Config, Environment, Origin};
+//!
+//! let environment = Environment::from_iter([("HICACHE_POSIX_URING_DEPTH", "64")]);
+//! let config = Config::builder().environment(&environment).set("capacity_bytes", "64GiB").build()?;
+//! assert_eq!(config.settings().capacity_bytes, Some(64 << 30));
+//! assert_eq!(config.settings().posix_uring.depth, 64);
+//! assert_eq!(config.origin("capacity_bytes"), Origin::Explicit);
+//! assert_eq!(config.origin("posix_uring.depth"), Origin::Environment("HICACHE_POSIX_URING_DEPTH".into()));
+//!
+//! let refused = Config::builder().set("capacity_byte", 1).build().unwrap_err().to_string();
+//! assert!(refused.contains("did you mean `capacity_bytes`?"));
+//! # Ok::<(), hicache::Error>(())
+//! ```
+
+mod builder;
+mod byte_size;
+pub(crate) mod check;
+mod docs;
+mod field;
+mod file;
+mod foreign;
+mod kind;
+mod layers;
+mod settings;
+pub(crate) mod suggest;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use serde_json::Value;
+
+pub use builder::ConfigBuilder;
+pub use docs::docs;
+pub use field::{Field, fields};
+pub use kind::Kind;
+use layers::Layers;
+pub use settings::{Durability, Io, PosixPread, PosixUring, Settings};
+
+/// Where a value came from. Written as `default`, `file /etc/hicache.toml`, `environment variable X`, `explicit`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "layer", content = "name", rename_all = "kebab-case")]
+pub enum Origin {
+    /// Nobody gave one.
+    Default,
+    /// This file.
+    File(PathBuf),
+    /// This environment variable.
+    Environment(String),
+    /// The program: a flag of the command line, an argument of a call.
+    Explicit,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Environment(variable) => write!(f, "environment variable {variable}"),
+            Self::Explicit => f.write_str("explicit"),
+        }
+    }
+}
+
+/// One field of a configuration, explained.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explained {
+    /// Its path.
+    pub field: &'static str,
+    /// Its value.
+    pub value: Value,
+    /// Its value as people write it: sizes with a unit.
+    pub text: String,
+    /// Where the value came from.
+    pub origin: Origin,
+    /// The environment variable that would set it.
+    pub variable: String,
+    /// What the field does.
+    pub help: &'static str,
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {} ({})", self.field, self.text, self.origin)
+    }
+}
+
+/// A configuration that is complete and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    settings: Settings,
+    layers: Layers,
+    warnings: Vec<String>,
+}
+
+impl Config {
+    /// The defaults, to be overlaid.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+
+    /// Every value, typed.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Where the value of a field came from; `Default` for a field that does not exist.
+    pub fn origin(&self, field: &str) -> Origin {
+        self.layers.get(field).map_or(Origin::Default, |given| given.origin.clone())
+    }
+
+    /// Every field with value and origin, in the order of the documentation.
+    pub fn explain(&self) -> Vec<Explained> {
+        let explain = |field: &Field| {
+            let value = self.layers.value(field.name);
+            Explained {
+                field: field.name,
+                text: field.kind.show(&value),
+                value,
+                origin: self.origin(field.name),
+                variable: field.variable(),
+                help: field.help,
+            }
+        };
+        fields().iter().map(explain).collect()
+    }
+
+    /// What is allowed and yet looks like a mistake: a variable that is nearly the name of a field's.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}

@@ -1,0 +1,89 @@
+//! The configuration as a program uses it: typed, complete, checked.
+
+use std::path::PathBuf;
+
+use hicache_core::Namespace;
+use serde::{Deserialize, Serialize};
+
+/// Every field of the configuration with its value. What each means is in the table of fields
+/// ([`fields`](crate::config::fields)), from which the documentation is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Directories that hold the pages, as given; no two are the same place.
+    pub storage_dir: Vec<PathBuf>,
+    /// Name of a backend, or `auto`.
+    pub backend: String,
+    /// What `auto` tries, in this order.
+    pub order: Vec<String>,
+    /// Limit on physical bytes in all directories together; `None` for `auto`.
+    pub capacity_bytes: Option<u64>,
+    /// Whether files bypass the page cache.
+    pub io: Io,
+    /// What survives a power failure.
+    pub durability: Durability,
+    /// Size of a segment file.
+    pub segment_bytes: u64,
+    /// Memory for pages that an engine can't take as they are.
+    pub staging_bytes: u64,
+    /// Bytes of a page, where known beforehand.
+    pub page_bytes: Option<u64>,
+    /// Whether every page read is compared with its checksum.
+    pub verify: bool,
+    /// Milliseconds after which an operation counts as lost.
+    pub io_timeout_ms: u64,
+    /// The io_uring engine.
+    pub posix_uring: PosixUring,
+    /// The pread and pwrite engine.
+    pub posix_pread: PosixPread,
+    /// What the pages are of; `None` where nothing was said.
+    pub namespace: Option<Namespace>,
+}
+
+/// Whether files bypass the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Io {
+    /// As `Auto`, and it is logged where it can't be.
+    Direct,
+    /// Never.
+    Buffered,
+    /// Where the file system and the shape of the pages allow.
+    Auto,
+}
+
+/// What survives a power failure. A crash of the process loses nothing either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Whatever the kernel has written by then.
+    None,
+    /// Whatever was answered: segments, then journal, are synced once a group of batches.
+    Group,
+}
+
+/// The io_uring engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PosixUring {
+    /// Operations in flight a ring.
+    pub depth: u32,
+    /// Rings, each with a thread.
+    pub rings: u32,
+    /// Whether memory is registered with the kernel.
+    pub register_buffers: bool,
+    /// Files that are registered with the kernel.
+    pub registered_files: u32,
+    /// Whether huge pages are asked for when memory is registered.
+    pub huge_pages: bool,
+}
+
+/// The pread and pwrite engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PosixPread {
+    /// Threads.
+    pub threads: u32,
+    /// Whether huge pages are asked for when memory is registered.
+    pub huge_pages: bool,
+}

@@ -1,0 +1,47 @@
+//! Environment variables as a value.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+/// Beginnings of the names of variables that mean something here; others are not even kept.
+const PREFIXES: [&str; 2] = ["HICACHE_", "SGLANG_HICACHE_NIXL_"];
+
+/// Environment variables as the configuration sees them. Tests make one from pairs and never change the process.
+///
+/// ```
+/// use hicache::Environment;
+/// let environment = Environment::from_iter([("HICACHE_BACKEND", "memory"), ("HOME", "/root")]);
+/// assert_eq!(environment.get("HICACHE_BACKEND").unwrap(), "memory");
+/// assert!(environment.get("HOME").is_none());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment(BTreeMap<String, OsString>);
+
+impl Environment {
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(name).map(OsString::as_os_str)
+    }
+
+    /// Names of all variables that begin like one of ours.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        let ours = variables.into_iter().filter_map(|(name, value)| {
+            let name = name.into().into_string().ok()?;
+            PREFIXES.iter().any(|prefix| name.starts_with(prefix)).then(|| (name, value.into()))
+        });
+        Self(ours.collect())
+    }
+}
+
+/// The variables of this process, now. The only place in the project that reads them; whoever has a `main` calls it
+/// and hands the value on.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub fn process_environment() -> Environment {
+    std::env::vars_os().collect()
+}

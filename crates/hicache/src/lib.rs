@@ -1,0 +1,74 @@
+//! The KV cache of LLM prompts, kept on storage: the crate that an engine author depends on.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`config`] | [`Config`]: values from defaults, a file, the environment and the program, each with its origin |
+//! | [`environment`] | [`Environment`]: variables as a value; [`process_environment`] reads those of the process |
+//! | [`registry`] | [`backends`]: the list of backends in this build |
+//! | [`probe`] | [`probe_all`]: which of them work on this machine, and why the others don't |
+//! | [`select`](mod@select) | [`select()`]: the one to use, with reasons for those that were passed over |
+//! | [`open`](mod@open) | [`open()`]: from a configuration to a [`Storage`] |
+//! | [`core`] | the traits and types of `hicache-core`, the common ones also at the top of this crate |
+//!
+//! Features choose what is built: `posix-uring` (on by default) keeps pages on local disks. Without any feature there
+//! is the memory backend alone.
+//!
+//! # Pages in memory
+//!
+//! ```
+//! use hicache::{Access, Config, PageKey, PageRequest, Region, Storage, StoreOptions};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> hicache::Result<()> {
+//! let config = Config::builder().set("backend", "memory").set("capacity_bytes", "64MiB").build()?;
+//! let storage = hicache::open(&config).await?.storage;
+//!
+//! let region = Region::allocate(2, 64 << 10)?; // Two slots of 64 KiB.
+//! let registered = storage.register(&region)?; // Once, before the first transfer.
+//! let key = PageKey::from_text("a page")?;
+//!
+//! let page = registered.page(0, 64 << 10, Access::Write)?;
+//! let stored = storage.store(vec![PageRequest::new(key, page)], StoreOptions::default()).await;
+//! assert!(stored.outcomes[0].is_done());
+//!
+//! let page = registered.page(1, 64 << 10, Access::Write)?;
+//! let loaded = storage.load(vec![PageRequest::new(key, page)]).await;
+//! assert_eq!(loaded.leading_done(), 1);
+//! storage.close().await
+//! # }
+//! ```
+#![cfg_attr(feature = "posix-uring", doc = include_str!("on_disk.md"))]
+
+mod memory;
+#[cfg(feature = "page-store")]
+mod open_engine;
+#[cfg(not(feature = "page-store"))]
+#[path = "open_engine_absent.rs"]
+mod open_engine;
+#[cfg(feature = "posix-uring")]
+mod posix;
+
+pub mod config;
+pub mod environment;
+pub mod open;
+pub mod probe;
+pub mod registry;
+pub mod select;
+
+pub use config::{Config, ConfigBuilder, Explained, Origin, Settings};
+pub use environment::{Environment, process_environment};
+pub use hicache_core as core;
+pub use hicache_core::{
+    Access, Backend, Check, Engine, EngineCapabilities, Error, ErrorKind, Lease, ListCursor, ListedPage,
+    Listing, MAX_TEXT_KEY_BYTES, MemoryKind, MemoryStorage, Namespace, Offer, Outcome, PageBatch, PageKey,
+    PageMemory, PageRequest, Piece, PoolName, ProbeContext, ProbeReport, Region, Registration, Result,
+    Storage, StorageStat, StoreOptions, Transfer, Verdict, hashing,
+};
+#[cfg(feature = "page-store")]
+pub use hicache_page_store as page_store;
+#[cfg(feature = "posix-uring")]
+pub use hicache_posix_uring as posix_uring;
+pub use open::{Opened, open};
+pub use probe::probe_all;
+pub use registry::backends;
+pub use select::{Selected, Skipped, select};

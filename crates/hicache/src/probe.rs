@@ -1,0 +1,44 @@
+//! Which backends work on this machine.
+
+use std::path::{Path, PathBuf};
+
+use hicache_core::{Backend, MemoryKind, ProbeContext, ProbeReport};
+
+use crate::config::Config;
+use crate::registry;
+
+/// Probes every backend of this build with real bytes in `directory`, and says why each one works or does not.
+///
+/// Where the directory does not exist yet, its nearest existing ancestor is used: it is on the file system on which
+/// the directory would be made. Nothing stays behind, and the directory itself is not made.
+pub async fn probe_all(config: &Config, directory: &Path) -> Vec<ProbeReport> {
+    let mut reports = Vec::new();
+    for backend in registry::backends(config) {
+        reports.push(probe_one(&*backend, directory).await);
+    }
+    reports
+}
+
+/// Probes one backend in `directory`.
+pub(crate) async fn probe_one(backend: &dyn Backend, directory: &Path) -> ProbeReport {
+    let context = ProbeContext { directory: nearest_existing(directory), memory: MemoryKind::Host };
+    backend.probe(&context).await
+}
+
+fn nearest_existing(directory: &Path) -> PathBuf {
+    let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists()).map(Path::to_owned);
+    existing.unwrap_or(absolute)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_to_come_is_probed_where_it_will_be() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(nearest_existing(directory.path()), directory.path());
+        assert_eq!(nearest_existing(&directory.path().join("a/b")), directory.path());
+    }
+}

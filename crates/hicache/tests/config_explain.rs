@@ -1,0 +1,93 @@
+//! What people read: `explain` and the generated documentation.
+
+use hicache::{Config, Environment, config};
+use serde_json::json;
+
+#[test]
+fn explain() {
+    let config = Config::builder()
+        .environment(&Environment::from_iter([
+            ("HICACHE_NAMESPACE_MODEL", "Qwen/Qwen3-0.6B"),
+            ("HICACHE_IO", "direct"),
+        ]))
+        .set("capacity_bytes", 64_u64 << 30)
+        .set("storage_dir", json!(["/tmp/a", "/tmp/b"]))
+        .build()
+        .unwrap();
+    let lines: Vec<String> = config.explain().iter().map(ToString::to_string).collect();
+    let expected = "\
+storage_dir = /tmp/a,/tmp/b (explicit)
+backend = auto (default)
+order = posix-uring,posix-pread (default)
+capacity_bytes = 64GiB (explicit)
+io = direct (environment variable HICACHE_IO)
+durability = none (default)
+segment_bytes = 256MiB (default)
+staging_bytes = 16MiB (default)
+page_bytes = not set (default)
+verify = true (default)
+io_timeout_ms = 30000 (default)
+posix_uring.depth = 32 (default)
+posix_uring.rings = 1 (default)
+posix_uring.register_buffers = true (default)
+posix_uring.registered_files = 1024 (default)
+posix_uring.huge_pages = true (default)
+posix_pread.threads = 4 (default)
+posix_pread.huge_pages = true (default)
+namespace.model = Qwen/Qwen3-0.6B (environment variable HICACHE_NAMESPACE_MODEL)
+namespace.revision = not set (default)
+namespace.dtype = not set (default)
+namespace.layout = not set (default)
+namespace.page_tokens = not set (default)
+namespace.layers = not set (default)
+namespace.heads = not set (default)
+namespace.head_dim = not set (default)
+namespace.parallel = {} (default)
+namespace.extra = {} (default)";
+    assert_eq!(lines.join("\n"), expected);
+}
+
+#[test]
+fn explain_as_json() {
+    let config = Config::builder().set("capacity_bytes", "1GiB").build().unwrap();
+    let explained = serde_json::to_value(config.explain()).unwrap();
+    let capacity = explained.as_array().unwrap().iter().find(|one| one["field"] == "capacity_bytes").unwrap();
+    assert_eq!(capacity["value"], 1 << 30);
+    assert_eq!(capacity["text"], "1GiB");
+    assert_eq!(capacity["origin"], json!({"layer": "explicit"}));
+    assert_eq!(capacity["variable"], "HICACHE_CAPACITY_BYTES");
+    let origin = config::fields().iter().map(|_| hicache::Origin::Environment("X".into())).next();
+    assert_eq!(serde_json::to_value(origin).unwrap(), json!({"layer": "environment", "name": "X"}));
+}
+
+#[test]
+fn no_limit_is_said_so() {
+    let config = Config::builder().build().unwrap();
+    let explained = config.explain();
+    let capacity = explained.iter().find(|one| one.field == "capacity_bytes").unwrap();
+    assert_eq!(capacity.text, "auto");
+}
+
+#[test]
+fn the_documentation_has_every_field_and_its_table_is_whole() {
+    let page = config::docs();
+    for field in config::fields() {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{}` |", field.name))).unwrap();
+        assert!(row.contains(&format!("`{}`", field.variable())), "{row}");
+        assert_eq!(row.replace("\\|", "").matches('|').count(), 6, "{row}");
+        assert!(!field.help.is_empty() && field.help.ends_with('.'), "{row}");
+    }
+    for variable in ["STORAGE_DIR", "PLUGIN"] {
+        assert!(page.contains(&format!("`SGLANG_HICACHE_NIXL_BACKEND_{variable}`")));
+    }
+    assert!(page.contains("| `segment_bytes` | a number of bytes"));
+    assert!(page.ends_with("|\n") && !page.contains("\n\n\n"));
+}
+
+#[test]
+fn a_configuration_can_be_written_and_read_again() {
+    let first = Config::builder().set("namespace.model", "m").set("io", "buffered").build().unwrap();
+    let written = serde_json::to_value(first.settings()).unwrap();
+    let second = Config::builder().table(written.as_object().unwrap().clone()).build().unwrap();
+    assert_eq!(first.settings(), second.settings());
+}
