@@ -1,0 +1,7 @@
+//! The `hicache` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hicache_cli::run(std::env::args_os())
+}
