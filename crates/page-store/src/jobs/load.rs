@@ -5,7 +5,7 @@ use futures::stream::FuturesUnordered;
 use hicache_core::{Access, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest};
 
 use super::moves::{Move, Moved};
-use super::{Breaker, Progress, Shared, pages_a_part};
+use super::{Breaker, Exposed, Progress, Shared, parts};
 use crate::catalog::SlotId;
 use crate::volume::Counters;
 
@@ -74,10 +74,9 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
             counters.failed_pages += failed;
             counters.missed_pages += missed;
         });
-        while !moves.is_empty() {
-            let part = pages_a_part(moves[0].memory.bytes()).min(moves.len());
-            let rest = moves.split_off(part);
-            flights.push(shared.move_pages(Direction::Read, std::mem::replace(&mut moves, rest), progress));
+        let bytes = moves.first().map_or(0, |page| page.memory.bytes());
+        for part in parts(moves, bytes, Exposed::Last) {
+            flights.push(shared.move_pages(Direction::Read, part, progress));
         }
     }
     // All parts are under way after the first poll; each is verified while the others still move.

@@ -9,7 +9,7 @@ use hicache_core::{
 };
 
 use super::moves::{Move, Moved};
-use super::{Breaker, Progress, Shared, pages_a_part};
+use super::{Breaker, Exposed, Progress, Shared, parts};
 use crate::catalog::SlotId;
 use crate::set::SegmentFile;
 use crate::volume::{Commit, CommitOutcome, Volume, slot_bytes};
@@ -163,11 +163,8 @@ async fn store_wave(
             Commit { key: page.key, pool: 0, slot, bytes: page.bytes, checksum: 0, name: page.name, segment };
         commits.push((page.at, commit));
     }
-    let mut parts = Vec::new();
-    while !moves.is_empty() {
-        let rest = moves.split_off(pages_a_part(moves[0].memory.bytes()).min(moves.len()));
-        parts.push(write_part(shared, std::mem::replace(&mut moves, rest), progress));
-    }
+    let bytes = moves.first().map_or(0, |page| page.memory.bytes());
+    let parts = parts(moves, bytes, Exposed::First).into_iter().map(|part| write_part(shared, part, progress));
     // Each part is summed when it is first polled, while the parts before it are being written.
     let mut written: Vec<Option<Written>> = commits.iter().map(|_| None).collect();
     for page in join_all(parts).await.into_iter().flatten() {
