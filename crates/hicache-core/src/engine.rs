@@ -54,7 +54,7 @@ pub struct EngineCapabilities {
     pub max_pieces: usize,
     /// Most bytes in one extent.
     pub max_extent_bytes: u64,
-    /// Operations that the engine keeps in flight; more are queued by it, in order.
+    /// Pieces that the engine keeps in flight; more are queued by it, in order.
     pub max_in_flight: usize,
     /// Kinds of memory that it moves; for devices any ordinal stands for all.
     pub memory: Vec<MemoryKind>,
@@ -216,19 +216,26 @@ impl Answer for ExtentsDone {
 ///   finished with *that* memory, and not before. Dropping the transfer changes nothing.
 /// - A batch is answered once, when all of its operations have ended. Operations of a batch have no order.
 /// - An extent that fails [`Extent::validate`] is answered with that error; the others go on.
-/// - After [`Engine::close`] every submit is answered `Closed`.
+/// - After [`Engine::close`] every submit is answered `Closed`, and registrations and files that are dropped later are
+///   already undone.
+/// - Dropping a registration or a file never blocks. What is left to do is queued, with the memory or the descriptor in
+///   it, so both live until the device has forgotten them.
+/// - A region may be registered twice, or inside another one: views into one pool do both.
+/// - A worker that fails neither answers nor drops what is in flight before it is known that nothing moves any more.
+/// - Engines whose device tells no cause report `Io` where others say `NoSpace`; callers rely on neither.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// What it can do; constant for the life of the engine.
     fn capabilities(&self) -> &EngineCapabilities;
 
-    /// Makes memory known to the device. Once a region, before its first transfer.
+    /// Makes memory known to the device. Once a region, before its first transfer. May block for as long as an
+    /// operation that is in flight: not for executor threads.
     ///
     /// # Errors
     /// `Unsupported` for a kind of memory that the engine does not move, `Closed`.
     fn register(&self, region: &Arc<Region>) -> Result<Registration>;
 
-    /// Makes a file known to the device. `path` is for engines that open by name and for messages; the file may be
+    /// Makes a file known to the device; may block, as [`Engine::register`]. `path` is for engines that open by name and for messages; the file may be
     /// gone from there.
     ///
     /// # Errors

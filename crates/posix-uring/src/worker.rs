@@ -237,7 +237,7 @@ impl Worker {
 
     /// How many events to sleep for, and how long at most.
     ///
-    /// A full ring is filled again when three quarters of it have ended; a batch that ends sooner is not kept waiting.
+    /// A full ring is filled again when seven eighths of it have ended; a batch that ends sooner is not kept waiting.
     /// Whoever waits for several at once does so for a limited time, since one operation may hang, and a new batch must
     /// not wait for it.
     fn how_long(&mut self) -> (usize, Option<Duration>) {
@@ -250,8 +250,9 @@ impl Worker {
         let batches = &mut self.batches;
         let nearest = self.ring.operations().filter_map(|op| Some(batches.get(op.batch)?.unfinished()));
         let nearest = nearest.min().unwrap_or(1);
-        let low = self.ring.depth() / 4;
-        let many = if flying > low { flying - low } else { flying };
+        let low = self.ring.depth() / 8;
+        // With nothing to refill it with, there is nothing to get up for before the end.
+        let many = if self.waiting.is_empty() || flying <= low { flying } else { flying - low };
         let want = if self.pace.stalled { 1 } else { many.min(nearest).max(1) };
         let patience = (want > 1).then(|| self.pace.patience(want));
         (want, patience.into_iter().chain(until_due).min())

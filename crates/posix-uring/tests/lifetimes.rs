@@ -6,14 +6,14 @@
     reason = "tests say what they saw and what they went without"
 )]
 
-mod common;
+mod fixture;
 
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::*;
+use fixture::*;
 use hicache_core::{Access, Direction, Engine, ErrorKind, Extent, Region};
 use hicache_posix_uring::{PreadConfig, PreadEngine, UringConfig};
 

@@ -6,12 +6,12 @@
     reason = "tests say what they saw and what they went without"
 )]
 
-mod common;
+mod fixture;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::*;
+use fixture::*;
 use hicache_core::{Backend, Direction, Engine as _, Extent, MemoryKind, ProbeContext, ProbeReport, Verdict};
 use hicache_posix_uring::{IoMode, PreadBackend, UringBackend, UringConfig};
 
@@ -173,13 +173,11 @@ fn move_batches(batches: usize) {
 }
 
 #[test]
-#[ignore = "the load of the test below, which runs it under strace"]
 fn load_of_4_batches() {
     move_batches(4);
 }
 
 #[test]
-#[ignore = "the load of the test below, which runs it under strace"]
 fn load_of_24_batches() {
     move_batches(24);
 }
@@ -194,7 +192,7 @@ fn a_tenth_of_a_system_call_a_page() {
             .arg(std::env::current_exe().unwrap())
             // The leak detector of a sanitized build does not work under strace.
             .env("ASAN_OPTIONS", "detect_leaks=0")
-            .args(["--exact", load, "--ignored", "--test-threads=1"])
+            .args(["--exact", load, "--test-threads=1"])
             .output()
             .ok()?;
         let text = std::fs::read_to_string(summary.path()).unwrap();

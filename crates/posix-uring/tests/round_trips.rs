@@ -6,11 +6,11 @@
     reason = "tests say what they saw and what they went without"
 )]
 
-mod common;
+mod fixture;
 
 use std::sync::Arc;
 
-use common::*;
+use fixture::*;
 use hicache_core::{Access, Direction, Engine, ErrorKind, Extent, ExtentsDone, PageMemory, Region};
 use hicache_posix_uring::{PreadConfig, PreadEngine, UringConfig};
 

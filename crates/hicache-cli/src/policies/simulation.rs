@@ -170,7 +170,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::print_stderr, reason = "a test that goes without its input says so")]
     fn the_recorded_hour_has_its_known_figures() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/traces/conversation_trace.jsonl");
         if !std::path::Path::new(path).exists() {

@@ -189,7 +189,8 @@ impl Region {
         self.slot_bytes
     }
 
-    /// How many leases are out. Memory of somebody else may be freed when this is 0 and no new one can come.
+    /// How many leases are out. At 0 no byte moves; but a device may still know the memory, so foreign memory may be
+    /// freed when its owner is dropped, not before.
     pub fn leases(&self) -> usize {
         self.leases.load(Ordering::Acquire)
     }
