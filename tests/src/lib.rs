@@ -11,7 +11,13 @@ pub fn hicache() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let path = BINARY.get_or_init(|| {
         let output = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--package", "hicache-cli", "--message-format=json-render-diagnostics"])
+            .args([
+                "build",
+                "--release",
+                "--package",
+                "hicache-cli",
+                "--message-format=json-render-diagnostics",
+            ])
             .current_dir(workspace())
             .stderr(Stdio::inherit())
             .output()
@@ -38,7 +44,9 @@ pub fn trace() -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    say("went without: the recorded trace is not beside the checkout (shared/traces/conversation_trace.jsonl)");
+    say(
+        "went without: the recorded trace is not beside the checkout (shared/traces/conversation_trace.jsonl)",
+    );
     None
 }
 
@@ -67,7 +75,11 @@ pub fn number(value: &Value, field: &str) -> u64 {
 
 /// What `du` says of a directory, in bytes.
 pub fn disk_usage(directory: &Path) -> u64 {
-    let output = Command::new("du").args(["--summarize", "--block-size=1"]).arg(directory).output().expect("du starts");
+    let output = Command::new("du")
+        .args(["--summarize", "--block-size=1"])
+        .arg(directory)
+        .output()
+        .expect("du starts");
     let text = String::from_utf8_lossy(&output.stdout);
     text.split_whitespace().next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }

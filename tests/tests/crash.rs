@@ -23,7 +23,11 @@ struct Round<'a> {
 impl Round<'_> {
     fn command(&self) -> Command {
         let mut command = hicache();
-        command.args(["replay", "--json", "--page-bytes", "65536"]).arg("--dir").arg(self.directory).args(self.extra);
+        command
+            .args(["replay", "--json", "--page-bytes", "65536"])
+            .arg("--dir")
+            .arg(self.directory)
+            .args(self.extra);
         command
     }
 
@@ -67,7 +71,8 @@ impl Round<'_> {
 fn rounds(count: u64, extra: &[&str], may_evict: bool) {
     let mut random = ChaCha8Rng::seed_from_u64(7);
     let mut pages = 0;
-    let (mut directory, mut acknowledged) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+    let (mut directory, mut acknowledged) =
+        (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
     for round in 0..count {
         // Ten rounds go on with one store, each from what the kill before left.
         if round % 10 == 0 {
@@ -78,7 +83,10 @@ fn rounds(count: u64, extra: &[&str], may_evict: bool) {
         let this = Round { directory: directory.path(), acknowledged: acknowledged.path(), seed, extra };
         this.write_and_kill(Duration::from_micros(u64::from(random.next_u32()) % 400_000));
         let (answered, missing) = this.check();
-        assert!(may_evict || missing == 0, "round {round}: {missing} of {answered} answered pages are missing");
+        assert!(
+            may_evict || missing == 0,
+            "round {round}: {missing} of {answered} answered pages are missing"
+        );
         pages += answered;
     }
     say(&format!("{count} kills; {pages} answered pages looked up afterwards"));

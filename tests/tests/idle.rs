@@ -24,7 +24,8 @@ async fn open(directory: &std::path::Path) -> Arc<dyn Storage> {
 fn batch(registration: &hicache::Registration, access: Access) -> Vec<PageRequest> {
     let request = |slot: usize| {
         let mut digest = [0; 32];
-        let page = (Arc::as_ptr(registration.region()) as u64) ^ (slot as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let page = (Arc::as_ptr(registration.region()) as u64)
+            ^ (slot as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         digest[..8].copy_from_slice(&page.to_le_bytes());
         PageRequest::new(PageKey::kv(digest), registration.page(slot, PAGE, access).unwrap())
     };
@@ -33,7 +34,8 @@ fn batch(registration: &hicache::Registration, access: Access) -> Vec<PageReques
 
 /// Stores and loads several batches at a time, as SGLang's threads do.
 async fn busy_round(storage: &Arc<dyn Storage>, registrations: &[hicache::Registration]) {
-    let store = |registration| storage.store(batch(registration, Access::Write), StoreOptions { overwrite: true });
+    let store =
+        |registration| storage.store(batch(registration, Access::Write), StoreOptions { overwrite: true });
     let stores: Vec<_> = registrations.iter().map(store).collect();
     for stored in stores {
         assert_eq!(stored.await.leading_done(), BATCH);
@@ -85,7 +87,11 @@ async fn idle_costs_no_cpu() {
     assert!(switches_before > 0, "the store's threads were not found");
     std::thread::sleep(Duration::from_secs(3));
     let (switches, ticks) = activity();
-    say(&format!("idle for 3 s: {} wake-ups, {} ticks of CPU", switches - switches_before, ticks - ticks_before));
+    say(&format!(
+        "idle for 3 s: {} wake-ups, {} ticks of CPU",
+        switches - switches_before,
+        ticks - ticks_before
+    ));
     assert_eq!((switches, ticks), (switches_before, ticks_before));
     storage.close().await.unwrap();
 }
@@ -122,7 +128,8 @@ fn a_page_costs_less_than_a_tenth_of_a_syscall_each_way() {
     };
     // Somebody else's load puts threads to sleep more often, and only adds: the least of three is the store's own.
     let least = |name, in_flight| (0..3).filter_map(|_| each(name, in_flight)).reduce(f64::min);
-    let (Some(single), Some(several)) = (least("single_batches", 1), least("several_batches", IN_FLIGHT)) else {
+    let (Some(single), Some(several)) = (least("single_batches", 1), least("several_batches", IN_FLIGHT))
+    else {
         say("went without: strace is not there, so syscalls were not counted");
         return;
     };

@@ -26,7 +26,13 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 /// Builds the `hicache` binary in release and answers where it is.
 pub(crate) fn build_hicache() -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--release", "--package", "hicache-cli", "--message-format=json-render-diagnostics"]);
+    build.args([
+        "build",
+        "--release",
+        "--package",
+        "hicache-cli",
+        "--message-format=json-render-diagnostics",
+    ]);
     let output = build.stderr(Stdio::inherit()).output().context("cargo build did not start")?;
     if !output.status.success() {
         bail!("the build of hicache ended with {}", output.status);

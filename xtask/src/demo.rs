@@ -75,8 +75,13 @@ impl Demo<'_> {
     fn kill_in_the_middle(&self, acknowledged: &Path) -> Result<()> {
         say("\n2. Store the pages of a workload, and kill the process in the middle (kill -9).");
         const ENOUGH: u64 = 3_000 * 32;
-        let mut child =
-            self.replay().arg("--acknowledged").arg(acknowledged).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let mut child = self
+            .replay()
+            .arg("--acknowledged")
+            .arg(acknowledged)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
         let begun = Instant::now();
         // 32 bytes a page that was answered; the kill comes after enough of them, at no particular moment.
         while std::fs::metadata(acknowledged).map_or(0, |file| file.len()) < ENOUGH {
@@ -89,7 +94,10 @@ impl Demo<'_> {
         child.kill().context("the replay could not be killed")?;
         let status = child.wait()?;
         let pages = std::fs::metadata(acknowledged)?.len() / 32;
-        say(&format!("   killed after {:.1} s ({status}); {pages} pages had been answered.", begun.elapsed().as_secs_f64()));
+        say(&format!(
+            "   killed after {:.1} s ({status}); {pages} pages had been answered.",
+            begun.elapsed().as_secs_f64()
+        ));
         Ok(())
     }
 
@@ -110,14 +118,18 @@ impl Demo<'_> {
         ensure!(number("missing") == 0 && number("corrupt") == 0, "pages were lost or wrong: {report}");
         ensure!(number("present") == number("acknowledged"), "not every answered page is there: {report}");
         let report = json(self.command(&["verify", "--json"]).arg(self.store))?;
-        say(&format!("   verify: {} pages read from outside, {} corrupt.", report["good_pages"], report["corrupt_pages"]));
+        say(&format!(
+            "   verify: {} pages read from outside, {} corrupt.",
+            report["good_pages"], report["corrupt_pages"]
+        ));
         Ok(())
     }
 
     fn finish(&self) -> Result<()> {
         say("\n4. The whole workload over the same store, then close, reopen, and read all of it again.");
         let report = json(&mut self.replay())?;
-        let text = |value: &Value| value.as_f64().map_or_else(|| value.to_string(), |number| format!("{number:.2}"));
+        let text =
+            |value: &Value| value.as_f64().map_or_else(|| value.to_string(), |number| format!("{number:.2}"));
         let restart = &report["restart"];
         say(&format!(
             "   {} requests, {} pages, {} different; {} hits, {} stored; {} corrupt, {} failed; {} s with {}.",
@@ -153,7 +165,8 @@ impl Demo<'_> {
 
 /// Runs a command that prints one JSON object.
 fn json(command: &mut Command) -> Result<Value> {
-    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("{command:?} did not start"))?;
+    let output =
+        command.stderr(Stdio::inherit()).output().with_context(|| format!("{command:?} did not start"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{command:?} ended with {}: {text}", output.status);
     serde_json::from_str(&text).with_context(|| format!("{command:?} printed {text:?}"))

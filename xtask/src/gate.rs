@@ -74,8 +74,10 @@ fn tests() -> Result<()> {
 
 fn release_tests() -> Result<()> {
     // Figures count in release only, and side by side they would measure each other.
-    let arguments = ["test", "--release", "--package", "hicache-tests", "--", "--show-output", "--test-threads=1"];
-    counted(cargo::cargo().args(arguments))
+    let end = ["--", "--show-output", "--test-threads=1"];
+    let millions = ["test", "--release", "--package", "hicache-page-store", "--test", "million"];
+    counted(cargo::cargo().args(millions).args(end))?;
+    counted(cargo::cargo().args(["test", "--release", "--package", "hicache-tests"]).args(end))
 }
 
 /// Runs tests, passes their output on, and tells what was skipped: a line of a test that begins with `skipped:`. With
@@ -106,7 +108,9 @@ fn counted(command: &mut Command) -> Result<()> {
     for line in &skipped {
         say(&format!("  {line}"));
     }
-    if in_ci() && let Some(line) = skipped.iter().find(|line| line.contains("io_uring")) {
+    if in_ci()
+        && let Some(line) = skipped.iter().find(|line| line.contains("io_uring"))
+    {
         bail!("in CI the backend of this kernel must run: {line}");
     }
     Ok(())

@@ -134,8 +134,8 @@ pub async fn round_trip(engine: &dyn Engine, file: Arc<File>, path: &Path) -> Re
     // The pages differ and are written in one batch, so that an engine that mixes offsets up is found out.
     let mut written = vec![extent(0, 0, Access::Write)?, extent(1, 1, Access::Write)?];
     for (page, extent) in written.iter_mut().enumerate() {
-        for piece in extent.memory.pieces_mut() {
-            for (i, byte) in piece.lease_mut().bytes_mut()?.iter_mut().enumerate() {
+        for piece in extent.memory.bytes_mut() {
+            for (i, byte) in piece?.iter_mut().enumerate() {
                 *byte = (i as u8) ^ (i >> 8) as u8 ^ (page as u8 + 1);
             }
         }

@@ -107,9 +107,13 @@ impl Piece {
         &self.lease
     }
 
-    /// The lease, to change the bytes through it.
-    pub fn lease_mut(&mut self) -> &mut Lease {
-        &mut self.lease
+    /// The bytes, to be changed. There is no `&mut Lease` to be had: safe code could swap it for another one, and the
+    /// device would then write where nobody let it.
+    ///
+    /// # Errors
+    /// As [`Lease::bytes_mut`].
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
+        self.lease.bytes_mut()
     }
 
     /// The registration of its region.
@@ -179,9 +183,12 @@ impl PageMemory {
         &self.pieces
     }
 
-    /// The pieces, to change their bytes.
-    pub fn pieces_mut(&mut self) -> &mut [Piece] {
-        &mut self.pieces
+    /// The bytes of each piece in order, to be changed.
+    ///
+    /// # Errors
+    /// Each as [`Lease::bytes_mut`].
+    pub fn bytes_mut(&mut self) -> impl Iterator<Item = Result<&mut [u8]>> {
+        self.pieces.iter_mut().map(Piece::bytes_mut)
     }
 
     /// Takes the pieces out.

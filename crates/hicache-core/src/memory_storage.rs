@@ -285,6 +285,9 @@ impl Storage for MemoryStorage {
             .filter(|(id, page)| page.name.starts_with(prefix) && cursor.is_none_or(|cursor| *id > cursor.0))
             .collect();
         pages.sort_by(|a, b| a.0.cmp(&b.0));
+        if limit == 0 {
+            return Err(Error::config("a listing of at most 0 pages says nothing; ask for at least 1"));
+        }
         let more = pages.len() > limit;
         pages.truncate(limit);
         let next = pages.last().filter(|_| more).map(|(id, _)| ListCursor(id.clone()));

@@ -231,7 +231,7 @@ pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Lists at most `limit` pages whose name starts with `prefix`, from `cursor` on.
     ///
     /// # Errors
-    /// As [`Storage::delete`]; `Config` for a cursor that is not from this storage.
+    /// As [`Storage::delete`]; `Config` for a limit of 0 and a cursor that is not from this storage.
     async fn list(&self, prefix: &str, cursor: Option<&ListCursor>, limit: usize) -> Result<Listing>;
 
     /// Sizes and counts.

@@ -75,8 +75,8 @@ impl Content {
             return page.copy_from(&self.bytes());
         }
         let mut offset = 0;
-        for piece in page.pieces_mut() {
-            let part = piece.lease_mut().bytes_mut()?;
+        for part in page.bytes_mut() {
+            let part = part?;
             self.fill_part(offset, part);
             offset += part.len();
         }

@@ -326,13 +326,12 @@ pub(crate) fn read_part(file: &File, offset: u64, target: &mut [u8]) -> Result<u
 
 /// Copies `source` into the page from byte `from` on.
 pub(crate) fn copy_in(page: &mut PageMemory, mut from: usize, mut source: &[u8]) -> Result<()> {
-    for piece in page.pieces_mut() {
+    for piece in page.bytes_mut() {
+        let piece = piece?;
         let skip = from.min(piece.len());
         from -= skip;
         let (part, rest) = source.split_at(source.len().min(piece.len() - skip));
-        if !part.is_empty() {
-            piece.lease_mut().bytes_mut()?[skip..skip + part.len()].copy_from_slice(part);
-        }
+        piece[skip..skip + part.len()].copy_from_slice(part);
         source = rest;
     }
     Ok(())

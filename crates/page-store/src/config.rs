@@ -29,7 +29,8 @@ pub struct PageStoreConfig {
     /// Limit on physical bytes under all roots together, metadata included; each root gets an equal share. `None`: what
     /// the roots take now and nine tenths of what their file systems have free when the store is opened.
     pub capacity_bytes: Option<u64>,
-    /// Size of a segment file. Smaller where the capacity is small, and never more than 65,536 slots.
+    /// Size of a segment file. Smaller where the capacity is below 16 of them, larger where it is over 256, and never
+    /// more than 65,536 slots.
     pub segment_bytes: u64,
     /// When a stored page is answered.
     pub durability: Durability,
@@ -84,9 +85,10 @@ impl PageStoreConfig {
             return Err(Error::config("staging_bytes is 0; pages that must be staged could not move"));
         }
         match self.page_bytes {
-            Some(bytes) if bytes == 0 || bytes > u64::from(u32::MAX) - 4095 => {
-                Err(Error::config(format!("page_bytes is {bytes}; a page has 1 to {} bytes", u32::MAX - 4095)))
-            }
+            Some(bytes) if bytes == 0 || bytes > u64::from(u32::MAX) - 4095 => Err(Error::config(format!(
+                "page_bytes is {bytes}; a page has 1 to {} bytes",
+                u32::MAX - 4095
+            ))),
             _ => Ok(()),
         }
     }

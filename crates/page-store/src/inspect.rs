@@ -147,7 +147,11 @@ impl SetView {
             let pool = pools.get(usize::from(put.pool)).copied().unwrap_or(PoolName::KV);
             let text = names.get(&put.digest).filter(|_| pool == PoolName::TEXT);
             let name = text.cloned().unwrap_or_else(|| to_hex(&put.digest));
-            name.starts_with(prefix).then(|| ListedPage { pool: pool.to_string(), name, bytes: u64::from(put.bytes) })
+            name.starts_with(prefix).then(|| ListedPage {
+                pool: pool.to_string(),
+                name,
+                bytes: u64::from(put.bytes),
+            })
         }))
     }
 

@@ -18,6 +18,7 @@
 
 mod catalog;
 mod config;
+mod fork_mark;
 mod format;
 pub mod inspect;
 mod jobs;

@@ -1,19 +1,20 @@
 //! The store: [`Storage`] over volumes and engines.
 
-use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
-    Engine, Error, ErrorKind, ListCursor, Listing, Outcome, OwnerId, PageBatch, PageKey, PageRequest, Region,
-    Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
+    Engine, EngineCapabilities, Error, ErrorKind, ListCursor, Listing, Outcome, OwnerId, PageBatch, PageKey,
+    PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat, StoreOptions, Transfer,
 };
 use hicache_hashing::RootId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::PageStoreConfig;
+use crate::fork_mark::ForkMark;
 use crate::jobs::{Breaker, EngineRegistrations, Shared, Staging};
 use crate::set::physical_bytes;
 use crate::volume::{Volume, VolumeOptions, cursor, parse_cursor};
@@ -21,14 +22,14 @@ use crate::worker::{self, Job};
 
 /// Pages in segment files on local disks.
 ///
-/// Opened with [`PageStore::open`]. All calls may come from any thread. Dropping it does not block: what was begun is
+/// Opened with [`PageStore::open`]; the engines are its own from then on, and it closes them. All calls may come from any thread. Dropping it does not block: what was begun is
 /// finished by the worker, and a last snapshot is written; [`Storage::close`] waits for that.
 #[derive(Debug)]
 pub struct PageStore {
     shared: Arc<Shared>,
     jobs: mpsc::UnboundedSender<Job>,
     closed: AtomicBool,
-    process: u32,
+    fork: ForkMark,
 }
 
 impl PageStore {
@@ -47,21 +48,26 @@ impl PageStore {
         let opening = std::thread::Builder::new().name("hicache-open".into()).spawn(move || {
             drop(sender.send(Self::open_blocking(&config, engines)));
         });
-        opening.map_err(|error| Error::new(ErrorKind::Unavailable, "no thread to open with").with_source(error))?;
-        opened.await.map_err(|_| Error::new(ErrorKind::Unexpected, "opening the store failed without a word"))?
+        opening.map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "no thread to open with").with_source(error)
+        })?;
+        opened
+            .await
+            .map_err(|_| Error::new(ErrorKind::Unexpected, "opening the store failed without a word"))?
     }
 
     fn open_blocking(config: &PageStoreConfig, engines: Vec<Arc<dyn Engine>>) -> Result<Arc<Self>> {
-        let mut seen = HashSet::new();
-        for root in &config.roots {
-            let known = std::fs::canonicalize(root).unwrap_or_else(|_| root.clone());
-            if !seen.insert(known) {
-                return Err(Error::config(format!("root {} is given twice; name each once", root.display())));
-            }
+        check_roots(&config.roots)?;
+        if let Some(engine) = engines.iter().find(|engine| engine.capabilities().alignment > SLOT_ALIGNMENT) {
+            let EngineCapabilities { name, alignment, .. } = engine.capabilities();
+            return Err(Error::config(format!(
+                "engine {name} needs alignment to {alignment} bytes; slots are aligned to {SLOT_ALIGNMENT}"
+            )));
         }
         let roots = config.roots.len() as u64;
         let options = VolumeOptions {
             capacity_bytes: config.capacity_bytes.map(|bytes| bytes / roots),
+            roots,
             segment_bytes: config.segment_bytes,
             durability: config.durability,
             page_bytes: config.page_bytes,
@@ -75,12 +81,13 @@ impl PageStore {
             volumes,
             roots: root_ids(&config.roots),
             verify: config.verify,
-            io_timeout: Duration::from_millis(config.io_timeout_ms),
+            io_timeout: Duration::from_millis(config.io_timeout_ms).min(FOR_EVER),
             staging: Staging::new(config.staging_bytes),
             breaker: Breaker::new(),
+            batches: AtomicUsize::new(0),
         });
         let jobs = worker::start(Arc::clone(&shared))?;
-        Ok(Arc::new(Self { shared, jobs, closed: AtomicBool::new(false), process: std::process::id() }))
+        Ok(Arc::new(Self { shared, jobs, closed: AtomicBool::new(false), fork: ForkMark::new() }))
     }
 
     /// Pages of `page_bytes` bytes that the store can hold at most, by its capacity and what else is under its roots.
@@ -94,7 +101,7 @@ impl PageStore {
     }
 
     fn usable(&self) -> Result<()> {
-        if self.process != std::process::id() {
+        if self.fork.is_child() {
             return Err(Error::new(
                 ErrorKind::Closed,
                 "the process has forked since the store was opened; open another store in the child",
@@ -121,7 +128,10 @@ impl PageStore {
         match self.jobs.send(job(requests, completion)) {
             Ok(()) => transfer,
             Err(mpsc::error::SendError(Job::Load(requests, _) | Job::Store(requests, ..))) => {
-                Transfer::ready(PageBatch::failed(requests, &Error::new(ErrorKind::Closed, "the store is closed")))
+                Transfer::ready(PageBatch::failed(
+                    requests,
+                    &Error::new(ErrorKind::Closed, "the store is closed"),
+                ))
             }
             Err(_) => transfer,
         }
@@ -136,9 +146,54 @@ impl PageStore {
     }
 }
 
+/// An `io_timeout_ms` above this is the same as this: clocks can't be asked for any time to come.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Refuses roots that are no directories, the same, or one inside another: each has its own share of the capacity.
+fn check_roots(roots: &[PathBuf]) -> Result<()> {
+    let mut seen: Vec<(&PathBuf, PathBuf)> = Vec::new();
+    for root in roots {
+        if root.as_os_str().is_empty() {
+            return Err(Error::config("a root is empty; name a directory"));
+        }
+        if std::fs::metadata(root).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Error::config(format!("root {} is not a directory", root.display())));
+        }
+        let real = real_path(root);
+        for (other, known) in &seen {
+            if *known == real {
+                return Err(Error::config(format!("root {} is given twice; name each once", root.display())));
+            }
+            if known.starts_with(&real) || real.starts_with(known) {
+                return Err(Error::config(format!(
+                    "roots {} and {} lie one inside the other; name directories apart",
+                    other.display(),
+                    root.display()
+                )));
+            }
+        }
+        seen.push((root, real));
+    }
+    Ok(())
+}
+
+/// Where a path leads, also where its end is not there yet.
+fn real_path(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = absolute.ancestors().find_map(|part| Some((part, std::fs::canonicalize(part).ok()?)));
+    let Some((part, mut real)) = there else { return absolute };
+    for rest in absolute.strip_prefix(part).iter().flat_map(|rest| rest.components()) {
+        match rest {
+            Component::ParentDir => _ = real.pop(),
+            rest => real.push(rest),
+        }
+    }
+    real
+}
+
 /// Ids of roots that are there: by their real paths, so that another spelling of a path finds the same pages.
-fn root_ids(roots: &[std::path::PathBuf]) -> Vec<RootId> {
-    let real = |root: &std::path::PathBuf| std::fs::canonicalize(root).unwrap_or_else(|_| root.clone());
+fn root_ids(roots: &[PathBuf]) -> Vec<RootId> {
+    let real = |root: &PathBuf| std::fs::canonicalize(root).unwrap_or_else(|_| root.clone());
     roots.iter().map(|root| RootId::of(&real(root).to_string_lossy())).collect()
 }
 
@@ -180,7 +235,11 @@ impl Storage for PageStore {
             .iter()
             .map(|engine| takes(engine).then(|| engine.register(region)).transpose())
             .collect::<Result<Vec<_>>>()?;
-        Ok(Registration::new(self.shared.owner, Arc::clone(region), Box::new(EngineRegistrations(registered))))
+        Ok(Registration::new(
+            self.shared.owner,
+            Arc::clone(region),
+            Box::new(EngineRegistrations(registered)),
+        ))
     }
 
     fn load(&self, requests: Vec<PageRequest>) -> Transfer<PageBatch> {
@@ -218,6 +277,9 @@ impl Storage for PageStore {
                 .ok_or_else(|| Error::config(format!("cursor {:?} is not from this storage", from.0)))?,
             None => (0, 0),
         };
+        if limit == 0 {
+            return Err(Error::config("a listing of at most 0 pages says nothing; ask for at least 1"));
+        }
         let mut listing = Listing::default();
         while let Some(own) = self.shared.volumes.get(volume) {
             let (pages, next) = own.list(prefix, slot, limit - listing.pages.len())?;
@@ -241,7 +303,7 @@ impl Storage for PageStore {
     }
 
     async fn close(&self) -> Result<()> {
-        if self.process != std::process::id() || self.closed.swap(true, Ordering::AcqRel) {
+        if self.fork.is_child() || self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let (sender, answer) = oneshot::channel();
@@ -251,8 +313,10 @@ impl Storage for PageStore {
         let result = answer.await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Unexpected, "the worker ended before the store was closed"))
         });
+        let mut result = result;
         for engine in &self.shared.engines {
-            engine.close().await?;
+            let closed = engine.close().await;
+            result = result.and(closed);
         }
         result
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::thread;
 
-use hicache_core::{Completion, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions};
+use hicache_core::{
+    Completion, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -44,25 +46,34 @@ pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
 }
 
 async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
-    let mut running = JoinSet::new();
+    let mut running = Running::default();
     let close = loop {
         let job = tokio::select! {
             job = jobs.recv() => job,
             // A job that panicked has dropped its completion: its batch is answered `Abandoned`.
-            Some(_) = running.join_next() => continue,
+            Some(_) = running.own.join_next() => continue,
+            Some(_) = running.foreign.join_next() => continue,
         };
         let shared = Arc::clone(shared);
         match job {
             Some(Job::Load(requests, completion)) => {
                 let (pages, foreign) = (requests.len(), is_foreign(&requests));
-                running.spawn(async move {
+                running.set(foreign).spawn(async move {
                     let progress = Progress::begin();
-                    watched(&shared, completion, pages, foreign, &progress, load(&shared, requests, &progress)).await;
+                    watched(
+                        &shared,
+                        completion,
+                        pages,
+                        foreign,
+                        &progress,
+                        load(&shared, requests, &progress),
+                    )
+                    .await;
                 });
             }
             Some(Job::Store(requests, options, completion)) => {
                 let (pages, foreign) = (requests.len(), is_foreign(&requests));
-                running.spawn(async move {
+                running.set(foreign).spawn(async move {
                     let progress = Progress::begin();
                     let work = store(&shared, requests, options, &progress);
                     watched(&shared, completion, pages, foreign, &progress, work).await;
@@ -78,29 +89,68 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
         }
     };
     jobs.close();
-    let result = drain(shared, running).await;
-    // Jobs that came between the close and now: their completions are dropped with them, which answers them.
-    drop(jobs);
+    while let Ok(job) = jobs.try_recv() {
+        refuse(job);
+    }
+    let result = drain(shared, &mut running).await;
     if let Some(answer) = close {
         drop(answer.send(result));
     } else if let Err(error) = result {
         tracing::warn!(%error, "a store that was dropped did not end well");
     }
+    // A batch with a caller's memory is answered when the device is done with it, store or no store. What is stuck in
+    // memory of our own keeps it: the engine has it.
+    while running.foreign.join_next().await.is_some() {}
 }
 
-async fn drain(shared: &Arc<Shared>, mut running: JoinSet<()>) -> Result<()> {
-    let drained = tokio::time::timeout(shared.io_timeout * 2, async { while running.join_next().await.is_some() {} });
+/// What is under way.
+#[derive(Default)]
+struct Running {
+    own: JoinSet<()>,
+    /// With memory of a caller's.
+    foreign: JoinSet<()>,
+}
+
+impl Running {
+    fn set(&mut self, foreign: bool) -> &mut JoinSet<()> {
+        if foreign { &mut self.foreign } else { &mut self.own }
+    }
+}
+
+/// Answers a job that came behind the close.
+fn refuse(job: Job) {
+    let closed = || Error::new(ErrorKind::Closed, "the store is closed");
+    match job {
+        Job::Load(requests, completion) | Job::Store(requests, _, completion) => {
+            drop(completion.answer(PageBatch::failed(requests, &closed())));
+        }
+        Job::Delete(_, answer) => drop(answer.send(Err(closed()))),
+        Job::Clear(answer) => drop(answer.send(Err(closed()))),
+        Job::Close(answer) => drop(answer.send(Ok(()))),
+    }
+}
+
+async fn drain(shared: &Arc<Shared>, running: &mut Running) -> Result<()> {
+    let drained = tokio::time::timeout(shared.io_timeout * 2, async {
+        while running.own.join_next().await.is_some() {}
+        while running.foreign.join_next().await.is_some() {}
+    });
+    let drained = drained.await.is_ok();
     let mut result = Ok(());
-    if drained.await.is_err() {
-        // What is stuck keeps its memory: the engine has it.
-        running.detach_all();
-        result = Err(Error::new(ErrorKind::Abandoned, "operations were still under way when the store was closed"));
+    if !drained {
+        result = Err(Error::new(
+            ErrorKind::Abandoned,
+            "operations were still under way when the store was closed",
+        ));
     }
     for volume in &shared.volumes {
         volume.snapshot_idle().await;
         if let Err(error) = volume.close() {
             tracing::warn!(root = %volume.root().display(), %error, "no last snapshot; the journal has everything");
             result = result.and(Err(error));
+        }
+        if drained {
+            volume.release();
         }
     }
     result

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hicache_core::{Engine, EngineCapabilities, ErrorKind, MemoryKind, Namespace, Result};
+use hicache_core::{Completes, Engine, EngineCapabilities, ErrorKind, MemoryKind, Namespace, Result};
 use hicache_page_store::{Durability, PageStore, PageStoreConfig};
 use hicache_posix_uring::{PreadConfig, PreadEngine, UringConfig, UringEngine};
 use hicache_testkit::ThreadEngine;
@@ -12,7 +12,12 @@ use hicache_testkit::conformance::{StorageTraits, StorageUnderTest, storage_suit
 /// All cases of the suite.
 const ALL: usize = 33;
 
-async fn run(subject: &str, roots: usize, engine: impl Fn() -> Result<Arc<dyn Engine>>, durability: Durability) {
+async fn run(
+    subject: &str,
+    roots: usize,
+    engine: impl Fn() -> Result<Arc<dyn Engine>>,
+    durability: Durability,
+) {
     let make = async || {
         let directory = tempfile::tempdir().unwrap();
         let paths: Vec<PathBuf> = (0..roots).map(|i| directory.path().join(i.to_string())).collect();
@@ -42,6 +47,9 @@ async fn over_an_engine_that_needs_staging() {
             max_pieces: 1,
             memory: vec![MemoryKind::Host],
             proves_idle: false,
+            // As a library's plugins are: one status a request, and no counts.
+            completes: Completes::PerRequest,
+            reports_lengths: false,
             ..ThreadEngine::new()?.capabilities().clone()
         })?)
     };
@@ -58,7 +66,7 @@ async fn over_pread() {
 async fn over_io_uring() {
     match UringEngine::open(UringConfig::default()) {
         Err(error) if error.kind() == ErrorKind::Unavailable => {
-            println!("skipped: {error}");
+            println!("skipped: io_uring: {error}");
             return;
         }
         other => drop(other.unwrap()),

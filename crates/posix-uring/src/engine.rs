@@ -64,6 +64,8 @@ pub struct UringEngine {
     buffers: Arc<Table>,
     next: AtomicUsize,
     said_direct: AtomicBool,
+    /// [`Engine::close`] was called; the inboxes of lost rings do not remember.
+    closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -86,6 +88,7 @@ impl UringEngine {
             buffers: Table::new(if config.register_buffers { BUFFER_SLOTS } else { 0 }),
             next: AtomicUsize::new(0),
             said_direct: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             threads: Mutex::default(),
             config,
         };
@@ -163,7 +166,12 @@ impl UringEngine {
                 return Ok(());
             }
         }
-        Err(refusal(intake))
+        Err(self.refusal(intake))
+    }
+
+    /// Why nothing is taken, given what an inbox says.
+    fn refusal(&self, intake: Intake) -> Error {
+        refusal(if self.closed.load(Ordering::SeqCst) { Intake::Closed } else { intake })
     }
 
     fn push_to_all(&self, command: impl Fn() -> Command) {
@@ -173,10 +181,15 @@ impl UringEngine {
         }
     }
 
-    /// To the rings in turn, past those that are lost.
+    /// To the rings in turn, past those that are lost, and past those that are full while others are not.
     fn dispatch(&self, batch: Batch) {
         let rings = self.inboxes.len();
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut first = self.next.fetch_add(1, Ordering::Relaxed);
+        if rings > 1 {
+            let with_room =
+                (0..rings).find(|&step| self.inboxes[first.wrapping_add(step) % rings].has_room());
+            first = first.wrapping_add(with_room.unwrap_or(0));
+        }
         let mut command = Command::Batch(batch);
         let mut intake = Intake::Closed;
         for step in 0..rings {
@@ -186,7 +199,7 @@ impl UringEngine {
             }
         }
         if let Command::Batch(batch) = command {
-            batch.refuse(refusal(intake));
+            batch.refuse(self.refusal(intake));
         }
     }
 
@@ -250,6 +263,7 @@ impl Engine for UringEngine {
     }
 
     async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::SeqCst);
         let ends: Vec<_> = self.inboxes.iter().map(|inbox| inbox.ended()).collect();
         self.inboxes.iter().for_each(|inbox| inbox.close());
         for end in ends {

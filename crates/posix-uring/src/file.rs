@@ -34,6 +34,10 @@ pub(crate) struct Descriptor<F> {
 pub(crate) struct Direct {
     pub(crate) descriptor: Descriptor<OwnedFd>,
     pub(crate) memory_alignment: usize,
+    /// Of the lengths of pieces.
+    length_alignment: usize,
+    /// Of the offset and the whole length. Whole pages and blocks of the file system: the kernel does not keep a direct
+    /// operation and a buffered one consistent that share one of these, though their bytes are apart.
     pub(crate) offset_alignment: usize,
     refused: AtomicBool,
 }
@@ -116,7 +120,9 @@ impl Direct {
         if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile | FileType::BlockDevice) {
             return Err("it is neither a regular file nor a block device".to_owned());
         }
-        let (memory_alignment, offset_alignment) = alignment(file)?;
+        let (memory_alignment, needed) = alignment(file)?;
+        let unit = rustix::param::page_size().max(usize::try_from(stat.st_blksize).unwrap_or(0));
+        let offset_alignment = unit.next_multiple_of(needed);
         let flags = (flags & OFlags::RWMODE) | OFlags::DIRECT | OFlags::CLOEXEC;
         // By descriptor it is this inode for certain; by name, where /proc is not mounted, it must be compared.
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -130,22 +136,25 @@ impl Direct {
             }
         })?;
         let descriptor = Descriptor { fd, slot: None };
-        Ok(Self { descriptor, memory_alignment, offset_alignment, refused: AtomicBool::new(false) })
+        let length_alignment = needed.max(memory_alignment);
+        let refused = AtomicBool::new(false);
+        Ok(Self { descriptor, memory_alignment, length_alignment, offset_alignment, refused })
     }
 
     fn takes(&self, extent: &Extent, done: u64) -> bool {
         // Only the first piece that is left starts somewhere within; if `done` and everything is aligned, so is it.
         !self.refused.load(Ordering::Relaxed)
             && (extent.offset + done).is_multiple_of(self.offset_alignment as u64)
+            && extent.memory.bytes().is_multiple_of(self.offset_alignment)
             && done.is_multiple_of(self.memory_alignment.max(self.offset_alignment) as u64)
             && extent.memory.pieces().iter().all(|piece| {
                 (piece.lease().address() as usize).is_multiple_of(self.memory_alignment)
-                    && piece.len().is_multiple_of(self.offset_alignment.max(self.memory_alignment))
+                    && piece.len().is_multiple_of(self.length_alignment)
             })
     }
 }
 
-/// Alignment in bytes that direct I/O on `file` needs, of memory and of offsets and lengths.
+/// Alignment in bytes that the kernel needs for direct I/O on `file`, of memory and of offsets and lengths.
 fn alignment(file: &File) -> Result<(usize, usize), String> {
     let usual = (USUAL_ALIGNMENT as usize, USUAL_ALIGNMENT as usize);
     let Ok(stat) = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN) else { return Ok(usual) };

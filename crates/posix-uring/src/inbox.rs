@@ -130,6 +130,12 @@ impl Inbox {
         self.lock().intake
     }
 
+    /// Whether a batch would be started soon: commands are taken, and when the thread last slept its ring was not full.
+    pub(crate) fn has_room(&self) -> bool {
+        let state = self.lock();
+        state.intake == Intake::Open && !state.full
+    }
+
     /// For the thread: moves all commands to `into`.
     pub(crate) fn take(&self, into: &mut VecDeque<Command>) {
         into.append(&mut self.lock().commands);

@@ -31,6 +31,8 @@ pub(crate) struct Operation {
     total: u64,
     done: u64,
     attempts: u32,
+    /// The kernel can't pin this memory, which direct I/O takes.
+    unpinnable: bool,
 }
 
 /// What comes after a call.
@@ -54,7 +56,8 @@ impl Operation {
     ) -> Self {
         let total = extent.memory.bytes() as u64;
         let through = file.way(&extent, 0);
-        Self { batch, position, direction, extent, file, through, backend, total, done: 0, attempts: 0 }
+        let (done, attempts, unpinnable) = (0, 0, false);
+        Self { batch, position, direction, extent, file, through, backend, total, done, attempts, unpinnable }
     }
 
     /// First byte in the file of what is left.
@@ -82,7 +85,8 @@ impl Operation {
     pub(crate) fn advance(&mut self, result: Result<usize, Errno>) -> Step {
         let step = self.judge(result);
         if !matches!(step, Step::Finished(_)) {
-            self.through = self.file.way(&self.extent, self.done);
+            let way = self.file.way(&self.extent, self.done);
+            self.through = if self.unpinnable { Through::Buffered } else { way };
         }
         step
     }
@@ -105,6 +109,11 @@ impl Operation {
             // What a file system that needs more alignment than it says, or than we ask, answers.
             Err(Errno::INVAL | Errno::OPNOTSUPP) if self.through == Through::Direct => {
                 self.file.refuse_direct();
+                Step::Again
+            }
+            // Memory that is mapped from a device, for one, can be copied to and from but not pinned. Other memory can.
+            Err(Errno::FAULT) if self.through == Through::Direct => {
+                self.unpinnable = true;
                 Step::Again
             }
             Err(errno) => Step::Finished(Err(self.failed(errno))),
@@ -210,6 +219,18 @@ mod tests {
                 assert!(matches!(op.advance(Ok(1)), Step::Again));
             }
         }
+    }
+
+    #[test]
+    fn memory_that_cannot_be_pinned_goes_through_the_page_cache() {
+        let mut op = operation(IoMode::Direct);
+        if op.through == Through::Direct {
+            assert!(matches!(op.advance(Err(Errno::FAULT)), Step::Again));
+            assert_eq!((op.through, op.file.way(&op.extent, 0)), (Through::Buffered, Through::Direct));
+            assert!(matches!(op.advance(Ok(4096)), Step::Again));
+            assert_eq!(op.through, Through::Buffered);
+        }
+        assert_eq!(finished(op.advance(Err(Errno::FAULT))).unwrap_err().errno(), Some(14));
     }
 
     #[test]

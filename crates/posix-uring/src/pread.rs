@@ -207,16 +207,21 @@ impl Shared {
     fn next(&self) -> Option<(Arc<Job>, Direction, usize, Extent)> {
         let mut state = self.lock();
         loop {
-            while let Some(job) = state.waiting.front() {
-                if let Some((direction, position, extent)) = job.take_next() {
-                    return Some((Arc::clone(job), direction, position, extent));
+            let Some(job) = state.waiting.front() else {
+                if state.closed {
+                    return None;
                 }
-                state.waiting.pop_front();
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            if let Some((direction, position, extent)) = job.take_next() {
+                return Some((Arc::clone(job), direction, position, extent));
             }
-            if state.closed {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let spent = state.waiting.pop_front();
+            drop(state);
+            // It may be the last handle of what a caller owns, whose drop may come back here, or panic.
+            let _ = catch_unwind(AssertUnwindSafe(move || drop(spent)));
+            state = self.lock();
         }
     }
 }
@@ -270,8 +275,7 @@ fn call(operation: &mut Operation) -> Result<usize, Errno> {
     let fault = |_| Errno::FAULT;
     match direction {
         Direction::Read => {
-            let pieces = operation.extent.memory.pieces_mut().iter_mut();
-            let slices = pieces.map(|piece| piece.lease_mut().bytes_mut().map(IoSliceMut::new));
+            let slices = operation.extent.memory.bytes_mut().map(|bytes| bytes.map(IoSliceMut::new));
             let mut slices = slices.collect::<Result<Vec<_>>>().map_err(fault)?;
             let mut left = slices.as_mut_slice();
             IoSliceMut::advance_slices(&mut left, done);

@@ -271,7 +271,9 @@ impl Ring {
         }
     }
 
-    /// Ends the read of the eventfd and waits for whatever the kernel still has, so that the ring can be closed.
+    /// Ends the read of the eventfd, waits for whatever the kernel still has, and empties the tables, so that the ring can
+    /// be closed. The kernel tears a closed ring down later, by itself: without this, files would still be open and memory
+    /// pinned for a while after [`crate::UringEngine`]'s close.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -280,6 +282,11 @@ impl Ring {
         while self.in_flight() > 0 || self.ignored > 0 || self.wake.under_way {
             self.enter(1, None)?;
             while self.next().is_some() {}
+        }
+        // They fail where there is no table.
+        let _ = self.uring.submitter().unregister_files();
+        if self.uring.submitter().unregister_buffers().is_ok() {
+            self.registered.clear();
         }
         Ok(())
     }

@@ -149,7 +149,10 @@ impl Worker {
                     tracing::warn!(%error, "files can't be registered with io_uring; going on without");
                 }
             }
-            Command::ForgetFile(file) => self.ring.detach(&file),
+            Command::ForgetFile(file) => {
+                self.ring.detach(&file);
+                quietly(move || drop(file));
+            }
             Command::RegisterMemory(memory) => {
                 if self.ring.report().buffers.is_ok() {
                     self.unregistered
@@ -237,9 +240,10 @@ impl Worker {
 
     /// How many events to sleep for, and how long at most.
     ///
-    /// A full ring is filled again when seven eighths of it have ended; a batch that ends sooner is not kept waiting.
-    /// Whoever waits for several at once does so for a limited time, since one operation may hang, and a new batch must
-    /// not wait for it.
+    /// A full ring is filled again when seven eighths of it have ended; a batch that ends sooner is not kept waiting. To
+    /// wait for several at once saves system calls, but the eventfd is then one event of several, and does not end the
+    /// wait: a new batch is seen when the wait ends. So it is limited, to [`LEAST_PATIENCE`] where the ring has room for
+    /// what may arrive, and to [`MOST_PATIENCE`] where it is full, since one operation may hang.
     fn how_long(&mut self) -> (usize, Option<Duration>) {
         let flying = self.ring.in_flight();
         let until_due =
@@ -254,7 +258,9 @@ impl Worker {
         // With nothing to refill it with, there is nothing to get up for before the end.
         let many = if self.waiting.is_empty() || flying <= low { flying } else { flying - low };
         let want = if self.pace.stalled { 1 } else { many.min(nearest).max(1) };
-        let patience = (want > 1).then(|| self.pace.patience(want));
+        let may_start_more = self.ring.has_room() && self.intake == Intake::Open;
+        let most = if may_start_more { LEAST_PATIENCE } else { MOST_PATIENCE };
+        let patience = (want > 1).then(|| self.pace.patience(want).min(most));
         (want, patience.into_iter().chain(until_due).min())
     }
 

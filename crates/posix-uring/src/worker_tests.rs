@@ -59,6 +59,10 @@ async fn a_panic_abandons_what_is_in_flight_after_the_kernel_is_done() {
     assert_eq!(late.outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(engine.register(&region).unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(engine.close().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let extent = late.extents.into_iter().flatten().collect();
+    let late = engine.submit(Direction::Read, extent).await;
+    assert_eq!(late.outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(engine.register(&region).unwrap_err().kind(), ErrorKind::Closed);
     let weak = Arc::downgrade(&region);
     drop((late, pipe, registration, region));
     assert_eq!(weak.strong_count(), 0);
@@ -116,4 +120,20 @@ fn a_panic_of_an_owner_that_is_dropped_hurts_nobody_else() {
     let memory = registration.page(0, 4096, Access::Write).unwrap();
     let done = engine.submit(Direction::Write, vec![Extent { file, offset: 0, memory }]).wait();
     assert_eq!(*done.outcomes[0].as_ref().unwrap(), 4096);
+}
+
+#[tokio::test]
+async fn files_are_closed_and_memory_is_unpinned_when_close_returns() {
+    for _ in 0..10 {
+        let Some(engine) = engine(1) else { return };
+        let registration = engine.register(&Region::allocate(1, 4096).unwrap()).unwrap();
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (reading, writing) = rustix::pipe::pipe_with(flags).unwrap();
+        let pipe = engine.attach(Arc::new(File::from(writing)), Path::new("pipe")).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        engine.close().await.unwrap();
+        drop((pipe, registration));
+        // The end of the file: nobody has the writing end.
+        assert_eq!(rustix::io::read(&reading, &mut [0]), Ok(0));
+    }
 }

@@ -131,7 +131,9 @@ impl Lane {
         let mut requests = Vec::with_capacity(keys.len());
         for (key, &slot) in keys.iter().zip(&self.slots) {
             let mut memory = self.registration.page(slot, self.page_bytes, Access::Write)?;
-            fill_page(&key.digest, memory.pieces_mut()[0].lease_mut().bytes_mut()?);
+            for bytes in memory.bytes_mut() {
+                fill_page(&key.digest, bytes?);
+            }
             requests.push(PageRequest::new(*key, memory));
         }
         let answer = self.storage.store(requests, StoreOptions::default()).await;

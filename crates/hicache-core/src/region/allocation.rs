@@ -78,7 +78,8 @@ impl fmt::Debug for Region {
 
 impl Region {
     /// Allocates zeroed host memory of `slots` slots of at least `slot_bytes` bytes each, rounded up to
-    /// [`SLOT_ALIGNMENT`]. Regions of 2 MiB and more ask for transparent huge pages.
+    /// [`SLOT_ALIGNMENT`]. Regions of 2 MiB and more ask for transparent huge pages. A forked child does not have the
+    /// memory.
     ///
     /// # Errors
     /// `Config` for zero slots, zero bytes and sizes that overflow; `NoSpace` when the system has no such memory.
@@ -114,6 +115,9 @@ impl Region {
         } else if slack > 0 {
             let _ = mapping.advise(Advice::NoHugePage);
         }
+        // A fork copies every page that a kernel has pinned, at once and whole. A child has no use for the memory: what
+        // reads and writes it stays with the parent.
+        let _ = mapping.advise(Advice::DontFork);
         let start = mapping.as_mut_ptr();
         let skip = if slack > 0 { start.align_offset(HUGE_PAGE) } else { 0 };
         // SAFETY: skip is below HUGE_PAGE and the mapping is that much longer than `bytes`.
@@ -134,7 +138,8 @@ impl Region {
     ///
     /// # Safety
     /// `base` must be valid for reads and writes of `bytes` bytes (of device memory: on that device) until `owner` is
-    /// dropped, and must not move. Whoever takes leases of it must see to it that a part under a write lease is
+    /// dropped, and must not move; the pages behind the addresses must not be replaced either, since devices hold those.
+    /// Dropping `owner` must not block: it may happen on an engine's thread. Whoever takes leases of it must see to it that a part under a write lease is
     /// touched by nobody else, and a part under a read lease is written by nobody.
     ///
     /// # Errors

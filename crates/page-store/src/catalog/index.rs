@@ -94,7 +94,8 @@ impl Catalog {
             (class.freed, class.fresh) = (Vec::new(), Vec::new());
             for &segment in &class.segments {
                 let metas = self.slots.segment(segment);
-                let used = metas.iter().rposition(|meta| meta.state != SlotState::Free).map_or(0, |last| last + 1);
+                let used =
+                    metas.iter().rposition(|meta| meta.state != SlotState::Free).map_or(0, |last| last + 1);
                 let holes = (0..used).rev().filter(|&slot| metas[slot].state == SlotState::Free);
                 class.freed.extend(holes.map(|slot| Place { segment, slot: slot as u16 }.id()));
                 if used < metas.len() {
@@ -328,7 +329,9 @@ impl Catalog {
     }
 
     fn unpublish_slot(&mut self, slot: SlotId) {
-        let Some(meta) = self.slots.get(slot).copied().filter(|meta| meta.state == SlotState::Live) else { return };
+        let Some(meta) = self.slots.get(slot).copied().filter(|meta| meta.state == SlotState::Live) else {
+            return;
+        };
         if let Ok(entry) = self.table.find_entry(hash(meta.pool, &meta.digest), |&other| other == slot) {
             entry.remove();
         }
@@ -399,7 +402,8 @@ impl Catalog {
     /// At most `most` pages of this class to evict, in that order; pages that are being read stay.
     pub(crate) fn victims(&self, slot_bytes: u32, most: usize) -> Vec<Put> {
         let slots = &self.slots;
-        let evictable = |slot| slots.get(slot).is_some_and(|meta| meta.state == SlotState::Live && meta.pins == 0);
+        let evictable =
+            |slot| slots.get(slot).is_some_and(|meta| meta.state == SlotState::Live && meta.pins == 0);
         let victims = self.classes.get(&slot_bytes).map(|class| class.policy.victims(most, &evictable));
         victims.into_iter().flatten().filter_map(|slot| self.live(slot)).collect()
     }
@@ -433,7 +437,10 @@ impl Catalog {
     pub(crate) fn pages_of_segment(&self, segment: u16) -> Vec<Put> {
         let base = Place { segment, slot: 0 }.id();
         let metas = self.slots.segment(segment).iter().enumerate();
-        metas.filter(|(_, meta)| meta.state == SlotState::Live).map(|(i, meta)| meta.put(base | i as u32)).collect()
+        metas
+            .filter(|(_, meta)| meta.state == SlotState::Live)
+            .map(|(i, meta)| meta.put(base | i as u32))
+            .collect()
     }
 
     // Sizes and snapshots.
@@ -453,7 +460,8 @@ impl Catalog {
     /// Last use and slot of every live page of a segment: what a snapshot sorts by.
     pub(crate) fn uses_of_segment(&self, segment: u16, out: &mut Vec<(u64, SlotId)>) {
         let base = Place { segment, slot: 0 }.id();
-        let live = self.slots.segment(segment).iter().enumerate().filter(|(_, meta)| meta.state == SlotState::Live);
+        let live =
+            self.slots.segment(segment).iter().enumerate().filter(|(_, meta)| meta.state == SlotState::Live);
         out.extend(live.map(|(i, meta)| (meta.used, base | i as u32)));
     }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hicache_core::{Error, ErrorKind, Namespace, Result};
 use serde::{Deserialize, Serialize};
@@ -95,10 +96,13 @@ impl Manifest {
             }
             return Ok(Opened::Found);
         }
-        let text = serde_json::to_vec_pretty(&ours)
-            .map_err(|source| Error::new(ErrorKind::Unexpected, "the manifest can't be written").with_source(source))?;
+        let text = serde_json::to_vec_pretty(&ours).map_err(|source| {
+            Error::new(ErrorKind::Unexpected, "the manifest can't be written").with_source(source)
+        })?;
         // Written aside and linked: whoever comes second finds a whole one, and its own is dropped.
-        let aside = directory.join(format!(".MANIFEST-{}", std::process::id()));
+        static ASIDE: AtomicU64 = AtomicU64::new(0);
+        let number = ASIDE.fetch_add(1, Ordering::Relaxed);
+        let aside = directory.join(format!(".MANIFEST-{}-{number}", std::process::id()));
         let io = |error| Error::io("create", format!("manifest in {}", directory.display()), error);
         let mut file = File::create(&aside).map_err(io)?;
         file.write_all(&text).and_then(|()| file.sync_all()).map_err(io)?;

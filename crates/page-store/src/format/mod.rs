@@ -8,7 +8,7 @@ mod record;
 mod snapshot;
 
 pub(crate) use manifest::{Manifest, Opened as ManifestOpened};
-pub(crate) use names::{encode_name, parse_names};
+pub(crate) use names::{encode_name, name_bytes, parse_names};
 pub(crate) use record::{Place, Put, RECORD_BYTES, Record};
 pub(crate) use snapshot::{SnapshotWriter, read_snapshot};
 

@@ -15,6 +15,11 @@ pub(crate) struct NameEntry {
     pub(crate) text: String,
 }
 
+/// Length of the entry of `text`.
+pub(crate) fn name_bytes(text: &str) -> u64 {
+    (HEAD + DIGEST + text.len()) as u64
+}
+
 /// Appends an entry to `out`. Texts are at most [`hicache_core::MAX_TEXT_KEY_BYTES`] long.
 pub(crate) fn encode_name(digest: &Digest, text: &str, out: &mut Vec<u8>) {
     let start = out.len();

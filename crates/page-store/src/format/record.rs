@@ -174,7 +174,11 @@ impl Record {
             HEADER => {
                 let mut fingerprint = [0; 16];
                 fingerprint.copy_from_slice(&digest[..16]);
-                Self::Header { version: bytes, generation: sequence, fingerprint: Fingerprint::from_bytes(fingerprint) }
+                Self::Header {
+                    version: bytes,
+                    generation: sequence,
+                    fingerprint: Fingerprint::from_bytes(fingerprint),
+                }
             }
             POOL => {
                 let name = digest.get(..bytes as usize)?;

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use hicache_hashing::{Checksum, Fingerprint};
 
-use super::record::{RECORD_BYTES, Record};
 use super::FORMAT_VERSION;
+use super::record::{RECORD_BYTES, Record};
 
 const BUFFER_BYTES: usize = RECORD_BYTES << 14;
 
@@ -119,7 +119,14 @@ mod tests {
 
     fn put(i: u32) -> Record {
         let place = Place::from_id(i);
-        Record::Put(Put { pool: 0, place, bytes: i, checksum: 1, sequence: u64::from(i), digest: [i as u8; 32] })
+        Record::Put(Put {
+            pool: 0,
+            place,
+            bytes: i,
+            checksum: 1,
+            sequence: u64::from(i),
+            digest: [i as u8; 32],
+        })
     }
 
     #[test]

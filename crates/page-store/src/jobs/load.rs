@@ -2,7 +2,9 @@
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use hicache_core::{Access, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest};
+use hicache_core::{
+    Access, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest,
+};
 
 use super::moves::{Move, Moved};
 use super::{Breaker, Exposed, Progress, Shared, parts};
@@ -31,7 +33,9 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
     for (i, request) in requests.into_iter().enumerate() {
         let checked = shared.check(&request).and_then(|bytes| match request.memory.access() {
             Access::Write => Ok(bytes),
-            Access::Read => Err(Error::config("a load needs memory leased for writing").with_key(request.key)),
+            Access::Read => {
+                Err(Error::config("a load needs memory leased for writing").with_key(request.key))
+            }
         });
         match checked {
             Ok(bytes) => by_volume[shared.volume_of(&request.key)].push((i, request.key, bytes)),
@@ -66,7 +70,8 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
                 continue;
             }
             let Some(page) = memory[i].take() else { continue };
-            loading[i] = Some(Loading { key, volume: number, slot: pinned.slot, checksum: pinned.checksum, bytes });
+            loading[i] =
+                Some(Loading { key, volume: number, slot: pinned.slot, checksum: pinned.checksum, bytes });
             moves.push(Move { tag: i, segment: pinned.segment, offset: pinned.offset, memory: page });
         }
         let failed = wrong.len() as u64;
@@ -75,7 +80,7 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
             counters.missed_pages += missed;
         });
         let bytes = moves.first().map_or(0, |page| page.memory.bytes());
-        for part in parts(moves, bytes, Exposed::Last) {
+        for part in parts(moves, bytes, Exposed::Last, shared.is_alone()) {
             flights.push(shared.move_pages(Direction::Read, part, progress));
         }
     }

@@ -7,6 +7,7 @@ mod store;
 mod watch;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hicache_core::{Engine, Error, OwnerId, PageKey, PageRequest, Registration, Result};
@@ -35,6 +36,8 @@ pub(crate) struct Shared {
     pub(crate) io_timeout: Duration,
     pub(crate) staging: Staging,
     pub(crate) breaker: Breaker,
+    /// Batches under way.
+    pub(crate) batches: AtomicUsize,
 }
 
 /// What a registration with the store is made of: one with each engine that takes the memory.
@@ -47,6 +50,11 @@ impl Shared {
         if self.volumes.len() == 1 { 0 } else { route(&key.digest, &self.roots) }
     }
 
+    /// Whether a batch is the only one under way.
+    fn is_alone(&self) -> bool {
+        self.batches.load(Ordering::Relaxed) <= 1
+    }
+
     /// What every request must fulfil. Answers the page's length.
     fn check(&self, request: &PageRequest) -> Result<u32> {
         if request.memory.owner() != self.owner {
@@ -55,8 +63,11 @@ impl Shared {
         let bytes = request.memory.bytes();
         match u32::try_from(bytes) {
             Ok(fits) if fits <= u32::MAX - 4095 => Ok(fits),
-            _ => Err(Error::config(format!("a page of {bytes} bytes is over the limit of {}", u32::MAX - 4095))
-                .with_key(request.key)),
+            _ => Err(Error::config(format!(
+                "a page of {bytes} bytes is over the limit of {}",
+                u32::MAX - 4095
+            ))
+            .with_key(request.key)),
         }
     }
 }
@@ -72,9 +83,12 @@ enum Exposed {
 
 /// Cuts pages into parts, so that the checksums of one are computed while another moves. Each part costs wake-ups, and
 /// a checksum is several times as fast as a disk: so there are few parts, and only the exposed one is small.
-fn parts<T>(mut pages: Vec<T>, bytes: usize, exposed: Exposed) -> Vec<Vec<T>> {
+///
+/// Beside other batches, `alone` false, theirs are what moves meanwhile, and nothing is cut.
+fn parts<T>(mut pages: Vec<T>, bytes: usize, exposed: Exposed, alone: bool) -> Vec<Vec<T>> {
     let mut parts = Vec::with_capacity(pages.len() / MOST_PART_PAGES + 2);
-    let small = if pages.len() * bytes < WORTH_PARTS_BYTES { 0 } else { pages.len().min(MOST_PART_PAGES) / 8 };
+    let worth = alone && pages.len() * bytes >= WORTH_PARTS_BYTES;
+    let small = if worth { pages.len().min(MOST_PART_PAGES) / 8 } else { 0 };
     let last = (exposed == Exposed::Last).then(|| pages.split_off(pages.len() - small));
     if exposed == Exposed::First {
         let rest = pages.split_off(small);
@@ -98,12 +112,13 @@ mod tests {
     fn parts_are_the_whole_in_order() {
         for exposed in [Exposed::First, Exposed::Last] {
             for (count, bytes) in [(0, 1), (1, 1), (1, 1 << 21), (7, 1 << 20), (128, 1 << 19), (1000, 4096)] {
-                let parts = parts((0..count).collect(), bytes, exposed);
+                let parts = parts((0..count).collect(), bytes, exposed, count % 2 == 0);
                 assert!(parts.iter().all(|part| (1..=MOST_PART_PAGES).contains(&part.len())));
                 assert_eq!(parts.concat(), (0..count).collect::<Vec<_>>());
             }
         }
-        let lengths = |exposed| parts(vec![(); 128], 1 << 19, exposed).iter().map(Vec::len).collect::<Vec<_>>();
+        let lengths =
+            |exposed| parts(vec![(); 128], 1 << 19, exposed, true).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(lengths(Exposed::First), [16, 112]);
         assert_eq!(lengths(Exposed::Last), [112, 16]);
     }

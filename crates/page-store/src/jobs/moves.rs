@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hicache_core::{
-    Completes, Direction, Engine, EngineCapabilities, Error, ErrorKind, Extent, PageMemory, Piece, Registration, Result,
+    Completes, Direction, Engine, EngineCapabilities, Error, ErrorKind, Extent, PageMemory, Piece,
+    Registration, Result,
 };
 
 use super::{EngineRegistrations, Progress, Shared};
@@ -27,6 +28,15 @@ pub(crate) struct Moved {
     pub(crate) result: Result<()>,
     /// `None` where the memory may still be in use.
     pub(crate) memory: Option<PageMemory>,
+    /// Whether the device may still be at it: in the page's memory, or in the place in the file.
+    pub(crate) lost: bool,
+}
+
+impl Moved {
+    /// A page that never went to a device.
+    fn refused(page: Move, error: Error) -> Self {
+        Self { tag: page.tag, result: Err(error), memory: Some(page.memory), lost: false }
+    }
 }
 
 impl Shared {
@@ -47,7 +57,12 @@ impl Shared {
     }
 
     /// Moves pages. Each comes back, in any order.
-    pub(crate) async fn move_pages(&self, direction: Direction, moves: Vec<Move>, progress: &Progress) -> Vec<Moved> {
+    pub(crate) async fn move_pages(
+        &self,
+        direction: Direction,
+        moves: Vec<Move>,
+        progress: &Progress,
+    ) -> Vec<Moved> {
         let mut moved = Vec::with_capacity(moves.len());
         let mut plain: BTreeMap<usize, Vec<Move>> = BTreeMap::new();
         let mut staged: BTreeMap<(usize, u32), Vec<Move>> = BTreeMap::new();
@@ -58,7 +73,7 @@ impl Shared {
                     staged.entry((number, slot_bytes)).or_default().push(page);
                 }
                 Ok(number) => plain.entry(number).or_default().push(page),
-                Err(error) => moved.push(Moved { tag: page.tag, result: Err(error), memory: Some(page.memory) }),
+                Err(error) => moved.push(Moved::refused(page, error)),
             }
         }
         for (number, pages) in plain {
@@ -71,26 +86,44 @@ impl Shared {
         moved
     }
 
-    async fn move_plain(&self, number: usize, direction: Direction, pages: Vec<Move>, moved: &mut Vec<Moved>) {
+    async fn move_plain(
+        &self,
+        number: usize,
+        direction: Direction,
+        pages: Vec<Move>,
+        moved: &mut Vec<Moved>,
+    ) {
         let engine = &*self.engines[number];
         let mut tickets = Vec::with_capacity(pages.len());
         let mut extents = Vec::with_capacity(pages.len());
         for page in pages {
-            match lower(page.memory, number).and_then(|(memory, originals)| {
-                let file = page.segment.for_engine(number, engine)?;
-                Ok((Extent { file, offset: page.offset, memory }, originals))
-            }) {
-                Ok((extent, originals)) => {
-                    tickets.push(Ticket { tag: page.tag, bytes: extent.memory.bytes() as u64, originals });
-                    extents.push(extent);
+            // Everything that can fail before the memory is taken apart.
+            let prepared = registrations(&page.memory, number)
+                .and_then(|lowered| Ok((lowered, page.segment.for_engine(number, engine)?)));
+            let (lowered, file) = match prepared {
+                Ok(prepared) => prepared,
+                Err(error) => {
+                    moved.push(Moved::refused(page, error));
+                    continue;
                 }
-                Err(error) => moved.push(Moved { tag: page.tag, result: Err(error), memory: None }),
+            };
+            let originals: Vec<_> =
+                page.memory.pieces().iter().map(|piece| piece.registration().clone()).collect();
+            match under(page.memory, &lowered) {
+                Ok(memory) => {
+                    tickets.push(Ticket { tag: page.tag, bytes: memory.bytes() as u64, originals });
+                    extents.push(Extent { file, offset: page.offset, memory });
+                }
+                Err(error) => {
+                    moved.push(Moved { tag: page.tag, result: Err(error), memory: None, lost: false })
+                }
             }
         }
         for (ticket, (result, extent)) in tickets.into_iter().zip(submit(engine, direction, extents).await) {
             let result = result.and_then(|bytes| ticket.whole(bytes, direction));
-            let memory = extent.and_then(|extent| raise(extent.memory, &ticket.originals).ok());
-            moved.push(Moved { tag: ticket.tag, result, memory });
+            let lost = extent.is_none();
+            let memory = extent.and_then(|extent| under(extent.memory, &ticket.originals).ok());
+            moved.push(Moved { tag: ticket.tag, result, memory, lost });
         }
     }
 
@@ -104,56 +137,61 @@ impl Shared {
         progress: &Progress,
     ) {
         let engine = &*self.engines[number];
-        let pool = match self.staging.pool(number, engine, slot_bytes) {
-            Ok(pool) => pool,
-            Err(error) => {
-                moved.extend(pages.into_iter().map(|page| Moved {
-                    tag: page.tag,
-                    result: Err(error.clone()),
-                    memory: Some(page.memory),
-                }));
-                return;
-            }
-        };
         while !pages.is_empty() {
-            let wave = pages.split_off(pages.len().saturating_sub(pool.slots()));
-            let mut staged = pool.take(wave.len(), slot_bytes as usize).await;
+            let pool = match self.staging.pool(number, engine, slot_bytes) {
+                Ok(pool) => pool,
+                Err(error) => {
+                    moved.extend(pages.into_iter().map(|page| Moved::refused(page, error.clone())));
+                    return;
+                }
+            };
+            // None: every slot of the pool was lost meanwhile, and the next look finds another pool.
+            let mut staged = pool.take(pages.len(), slot_bytes as usize).await;
+            let wave = pages.split_off(pages.len() - staged.len());
             let (mut waiting, mut extents) = (Vec::new(), Vec::new());
             for page in wave {
                 // The whole slot moves, so that lengths are aligned whatever the page's is.
-                let prepared = staged.pop().ok_or_else(lost_staging).and_then(|(slot, mut memory)| {
-                    if direction == Direction::Write {
-                        let room = memory.pieces_mut()[0].lease_mut().bytes_mut()?;
-                        page.memory.copy_to(&mut room[..page.memory.bytes()])?;
-                    }
-                    let file = page.segment.for_engine(number, engine)?;
-                    Ok((slot, Extent { file, offset: page.offset, memory }))
-                });
-                match prepared {
-                    Ok((slot, extent)) => {
+                let Some((slot, mut memory)) = staged.pop() else {
+                    moved.push(Moved::refused(page, lost_staging()));
+                    continue;
+                };
+                let prepared = match direction {
+                    Direction::Read => Ok(()),
+                    Direction::Write => memory
+                        .bytes_mut()
+                        .try_for_each(|room| page.memory.copy_to(&mut room?[..page.memory.bytes()])),
+                };
+                match prepared.and_then(|()| page.segment.for_engine(number, engine)) {
+                    Ok(file) => {
+                        extents.push(Extent { file, offset: page.offset, memory });
                         waiting.push((page, slot));
-                        extents.push(extent);
                     }
                     Err(error) => {
-                        moved.push(Moved { tag: page.tag, result: Err(error), memory: Some(page.memory) });
+                        pool.give_back(slot, memory);
+                        moved.push(Moved::refused(page, error));
                     }
                 }
             }
             let done = submit(engine, direction, extents).await;
             for ((mut page, slot), (result, extent)) in waiting.into_iter().zip(done) {
-                let ticket = Ticket { tag: page.tag, bytes: page.memory.bytes() as u64, originals: Vec::new() };
+                let ticket =
+                    Ticket { tag: page.tag, bytes: page.memory.bytes() as u64, originals: Vec::new() };
                 let mut result = result.and_then(|bytes| ticket.whole(bytes.min(ticket.bytes), direction));
+                let lost = extent.is_none();
                 if let Some(extent) = extent {
                     if result.is_ok() && direction == Direction::Read {
                         let bytes = page.memory.bytes();
-                        result = extent.memory.pieces()[0].lease().bytes().and_then(|staged| {
-                            page.memory.copy_from(&staged[..bytes])
-                        });
+                        result = extent.memory.pieces()[0]
+                            .lease()
+                            .bytes()
+                            .and_then(|staged| page.memory.copy_from(&staged[..bytes]));
                     }
                     pool.give_back(slot, extent.memory);
+                } else {
+                    pool.lose();
                 }
                 // The caller's own memory was never with the device.
-                moved.push(Moved { tag: page.tag, result, memory: Some(page.memory) });
+                moved.push(Moved { tag: page.tag, result, memory: Some(page.memory), lost });
             }
             progress.mark();
         }
@@ -201,37 +239,44 @@ async fn submit(
     let done = engine.submit(direction, extents).await;
     let mut results: Vec<_> = done.outcomes.into_iter().zip(done.extents).collect();
     if engine.capabilities().completes == Completes::PerRequest && count > 1 {
-        for result in &mut results {
-            if let (Err(_), Some(extent)) = (&result.0, result.1.take_if(|_| true)) {
-                let mut again = engine.submit(direction, vec![extent]).await;
-                if let (Some(outcome), Some(extent)) = (again.outcomes.pop(), again.extents.pop()) {
-                    *result = (outcome, extent);
-                }
+        // All repeats are under way at once, each a request of its own.
+        let failed = |error: &Error| error.kind() == ErrorKind::Io;
+        let repeats = results.iter_mut().filter_map(|(outcome, extent)| {
+            outcome
+                .as_ref()
+                .is_err_and(failed)
+                .then(|| extent.take())
+                .flatten()
+                .map(|taken| (outcome, extent, taken))
+        });
+        let repeats = repeats.map(|(outcome, extent, taken)| async move {
+            let mut again = engine.submit(direction, vec![taken]).await;
+            if let (Some(second), Some(back)) = (again.outcomes.pop(), again.extents.pop()) {
+                (*outcome, *extent) = (second, back);
             }
-        }
+        });
+        futures::future::join_all(repeats).await;
     }
     results
 }
 
-/// The page under the engine's registrations, and the store's own to put back.
-fn lower(memory: PageMemory, number: usize) -> Result<(PageMemory, Vec<Registration>)> {
-    let mut originals = Vec::with_capacity(memory.pieces().len());
-    let mut lowered = Vec::with_capacity(memory.pieces().len());
-    for piece in memory.into_pieces() {
-        let registration = piece.registration().clone();
-        let engines = registration.token::<EngineRegistrations>();
-        let engine = engines.and_then(|engines| engines.0.get(number)?.as_ref()).ok_or_else(|| {
-            Error::new(ErrorKind::Unsupported, "the memory is not registered with the engine that would move it")
-        })?;
-        lowered.push(piece.with_registration(engine)?);
-        originals.push(registration);
-    }
-    Ok((PageMemory::from_pieces(lowered)?, originals))
+/// The engine's registrations of the pieces of a page that is registered with the store.
+fn registrations(memory: &PageMemory, number: usize) -> Result<Vec<Registration>> {
+    let of_piece = |piece: &Piece| {
+        let engines = piece.registration().token::<EngineRegistrations>();
+        engines.and_then(|engines| engines.0.get(number)?.clone()).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                "the memory is not registered with the engine that would move it",
+            )
+        })
+    };
+    memory.pieces().iter().map(of_piece).collect()
 }
 
-/// Undoes [`lower`].
-fn raise(memory: PageMemory, originals: &[Registration]) -> Result<PageMemory> {
-    let pieces = memory.into_pieces().into_iter().zip(originals);
-    let raised: Result<Vec<Piece>> = pieces.map(|(piece, original)| piece.with_registration(original)).collect();
-    PageMemory::from_pieces(raised?)
+/// The page under other registrations of the same regions.
+fn under(memory: PageMemory, registrations: &[Registration]) -> Result<PageMemory> {
+    let pieces = memory.into_pieces().into_iter().zip(registrations);
+    let moved: Result<Vec<Piece>> = pieces.map(|(piece, other)| piece.with_registration(other)).collect();
+    PageMemory::from_pieces(moved?)
 }

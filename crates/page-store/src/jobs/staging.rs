@@ -2,7 +2,7 @@
 //! somebody else with an engine that can't prove that it has let go of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hicache_core::{Access, Engine, PageMemory, Region, Registration, Result};
 use tokio::sync::Semaphore;
@@ -19,7 +19,13 @@ pub(crate) struct Staging {
 pub(crate) struct Pool {
     registration: Registration,
     permits: Semaphore,
-    free: Mutex<Vec<usize>>,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug)]
+struct Slots {
+    free: Vec<usize>,
+    lost: usize,
 }
 
 impl Staging {
@@ -30,7 +36,7 @@ impl Staging {
     /// The pool for pages of one slot size and one engine.
     pub(crate) fn pool(&self, number: usize, engine: &dyn Engine, slot_bytes: u32) -> Result<Arc<Pool>> {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(&(number, slot_bytes)) {
+        if let Some(pool) = pools.get(&(number, slot_bytes)).filter(|pool| !pool.permits.is_closed()) {
             return Ok(Arc::clone(pool));
         }
         let slots = (self.bytes / u64::from(slot_bytes)).clamp(1, 256) as usize;
@@ -38,7 +44,7 @@ impl Staging {
         let pool = Arc::new(Pool {
             registration: engine.register(&region)?,
             permits: Semaphore::new(slots),
-            free: Mutex::new((0..slots).collect()),
+            slots: Mutex::new(Slots { free: (0..slots).collect(), lost: 0 }),
         });
         pools.insert((number, slot_bytes), Arc::clone(&pool));
         Ok(pool)
@@ -46,27 +52,44 @@ impl Staging {
 }
 
 impl Pool {
-    pub(crate) fn slots(&self) -> usize {
-        self.registration.region().slots()
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for `pages` slots at once: jobs that held some and waited for more could wait for each other.
-    pub(crate) async fn take(&self, pages: usize, bytes: usize) -> Vec<(usize, PageMemory)> {
-        if let Ok(permit) = self.permits.acquire_many(pages as u32).await {
+    /// Waits for a slot and takes up to `most` that are free then. Never waits for more while it has some: jobs that
+    /// did could wait for each other, or for slots that are lost. None at all means that every slot was lost.
+    pub(crate) async fn take(&self, most: usize, bytes: usize) -> Vec<(usize, PageMemory)> {
+        let Ok(permit) = self.permits.acquire().await else { return Vec::new() };
+        permit.forget();
+        let mut taken = 1;
+        while taken < most
+            && let Ok(permit) = self.permits.try_acquire()
+        {
             permit.forget();
+            taken += 1;
         }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = free.len().saturating_sub(pages);
-        let slots = free.split_off(at);
-        drop(free);
+        let mut slots = self.lock();
+        let at = slots.free.len().saturating_sub(taken);
+        let taken = slots.free.split_off(at);
+        drop(slots);
         let lease = |slot| Some((slot, self.registration.page(slot, bytes, Access::Write).ok()?));
-        slots.into_iter().filter_map(lease).collect()
+        taken.into_iter().filter_map(lease).collect()
     }
 
-    /// Gives a slot back whose memory came back. One whose memory did not is never used again.
+    /// Gives a slot back whose memory came back.
     pub(crate) fn give_back(&self, slot: usize, memory: PageMemory) {
         drop(memory);
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.lock().free.push(slot);
         self.permits.add_permits(1);
+    }
+
+    /// The memory of a slot did not come back: it is never used again. With the last one the pool ends, and the next
+    /// page makes another.
+    pub(crate) fn lose(&self) {
+        let mut slots = self.lock();
+        slots.lost += 1;
+        if slots.lost == self.registration.region().slots() {
+            self.permits.close();
+        }
     }
 }

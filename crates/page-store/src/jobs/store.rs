@@ -54,7 +54,13 @@ pub(crate) async fn store(
         match checked {
             Ok(bytes) if leaders[at] == at && !present[at] => {
                 let group = groups.entry((shared.volume_of(&request.key), slot_bytes(bytes))).or_default();
-                group.push(Storing { at, key: request.key, bytes, memory: request.memory, name: request.name });
+                group.push(Storing {
+                    at,
+                    key: request.key,
+                    bytes,
+                    memory: request.memory,
+                    name: request.name,
+                });
                 continue;
             }
             Ok(_) => there += 1,
@@ -90,7 +96,9 @@ pub(crate) async fn store(
 /// For each request the one of its key that is stored: of those that can be, the first, or with overwrite the last.
 fn leaders(requests: &[PageRequest], checked: &[Result<u32>], options: StoreOptions) -> Vec<usize> {
     let mut leader: HashMap<&PageKey, usize> = HashMap::with_capacity(requests.len());
-    for (at, (request, _)) in requests.iter().zip(checked).enumerate().filter(|(_, (_, checked))| checked.is_ok()) {
+    for (at, (request, _)) in
+        requests.iter().zip(checked).enumerate().filter(|(_, (_, checked))| checked.is_ok())
+    {
         let chosen = leader.entry(&request.key).or_insert(at);
         if options.overwrite {
             *chosen = at;
@@ -120,9 +128,19 @@ async fn store_group(
         let released = volume.released();
         let slots = match volume.make_room(size, pages.len().min(WAVE) as u64) {
             Ok(0) => {
-                // Every slot is in some operation's hands. Some will come back.
-                released.await;
-                continue;
+                // Every slot is in some operation's hands. Some will come back, unless those are stuck: then the
+                // memory, which nobody has begun to use, goes back before the batch counts as lost itself.
+                let wait = progress.last() + shared.io_timeout / 2;
+                if tokio::time::timeout_at(wait.into(), released).await.is_ok() {
+                    continue;
+                }
+                let error =
+                    Error::new(ErrorKind::Unavailable, "every slot is in use by operations that are stuck")
+                        .with_backend("page-store")
+                        .with_retryable(true);
+                volume.count(|counters| counters.failed_pages += pages.len() as u64);
+                fail(pages, &error, &mut stored);
+                return stored;
             }
             Ok(room) => volume.take(size, room as usize),
             Err(error) => {
@@ -164,7 +182,9 @@ async fn store_wave(
         commits.push((page.at, commit));
     }
     let bytes = moves.first().map_or(0, |page| page.memory.bytes());
-    let parts = parts(moves, bytes, Exposed::First).into_iter().map(|part| write_part(shared, part, progress));
+    let parts = parts(moves, bytes, Exposed::First, shared.is_alone())
+        .into_iter()
+        .map(|part| write_part(shared, part, progress));
     // Each part is summed when it is first polled, while the parts before it are being written.
     let mut written: Vec<Option<Written>> = commits.iter().map(|_| None).collect();
     for page in join_all(parts).await.into_iter().flatten() {
@@ -187,14 +207,15 @@ async fn store_wave(
         };
         failed += 1;
         // A slot whose write was lost may still be written to: nobody gets it again.
-        if page.moved.memory.is_some() {
+        if !page.moved.lost {
             unused.push(commit.slot);
         }
         stored.push(Stored { at, result, memory: page.moved.memory });
     }
     volume.give_back(unused.into_iter());
     let pages = ready.len() as u64;
-    let committed = if ready.is_empty() { Ok(Vec::new()) } else { volume.commit(ready, options.overwrite).await };
+    let committed =
+        if ready.is_empty() { Ok(Vec::new()) } else { volume.commit(ready, options.overwrite).await };
     if committed.is_err() {
         failed += pages;
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hicache_core::{Answer, Completion, Error, ErrorKind, PageBatch};
@@ -25,7 +25,7 @@ impl Progress {
         self.last_ms.store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    fn last(&self) -> Instant {
+    pub(crate) fn last(&self) -> Instant {
         self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
     }
 }
@@ -56,13 +56,33 @@ impl Breaker {
     }
 
     pub(crate) fn error() -> Error {
-        Error::new(ErrorKind::Unavailable, "an operation on the medium is stuck; the store answers again by itself")
-            .with_backend("page-store")
-            .with_retryable(true)
+        Error::new(
+            ErrorKind::Unavailable,
+            "an operation on the medium is stuck; the store answers again by itself",
+        )
+        .with_backend("page-store")
+        .with_retryable(true)
     }
 }
 
-/// Runs a batch and answers it. One without progress for the store's limit opens the breaker. If all its memory is
+/// One more batch is under way until this is dropped, by a panic too.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs a batch and answers it. One without progress for the store's limit opens the breaker, once: a batch that is
+/// stuck for ever must not keep the store shut. If all its memory is
 /// our own it is answered `Abandoned` then, and its slots stay leased until the device is done with them, if ever; a
 /// batch with a caller's memory is answered when the device is done, however long that takes.
 pub(crate) async fn watched(
@@ -73,10 +93,12 @@ pub(crate) async fn watched(
     progress: &Progress,
     work: impl Future<Output = PageBatch>,
 ) {
+    let _counted = Counted::new(&shared.batches);
     let mut work = pin!(work);
     let mut completion = Some(completion);
+    let (mut looked, mut stuck_since) = (Instant::now(), None);
     loop {
-        let deadline = progress.last() + shared.io_timeout;
+        let deadline = progress.last().max(looked) + shared.io_timeout;
         tokio::select! {
             biased;
             batch = &mut work => {
@@ -87,10 +109,11 @@ pub(crate) async fn watched(
                 return;
             }
             () = tokio::time::sleep_until(deadline.into()) => {
-                if progress.last() + shared.io_timeout > Instant::now() {
+                looked = Instant::now();
+                let last = progress.last();
+                if last + shared.io_timeout > looked || stuck_since.replace(last) == Some(last) {
                     continue;
                 }
-                progress.mark();
                 shared.breaker.open(shared.io_timeout);
                 tracing::error!(pages, foreign, "no progress for {:?}; the batch counts as lost", shared.io_timeout);
                 if !foreign && let Some(completion) = completion.take() {

@@ -5,11 +5,19 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hicache_core::{Error, Result};
 
 /// Physical bytes of everything under `path`. What disappears meanwhile counts nothing.
 pub(crate) fn physical_bytes(path: &Path) -> io::Result<u64> {
+    physical_bytes_without(path, None)
+}
+
+fn physical_bytes_without(path: &Path, without: Option<&Path>) -> io::Result<u64> {
+    if without == Some(path) {
+        return Ok(0);
+    }
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -25,10 +33,19 @@ pub(crate) fn physical_bytes(path: &Path) -> io::Result<u64> {
             Err(error) => return Err(error),
         };
         for entry in entries {
-            sum += physical_bytes(&entry?.path())?;
+            sum += physical_bytes_without(&entry?.path(), without)?;
         }
     }
     Ok(sum)
+}
+
+/// What the file system of `path` has free for us. Some report nothing of that kind (ramfs): those have no limit.
+fn free_bytes(path: &Path) -> io::Result<u64> {
+    let space = rustix::fs::statvfs(path)?;
+    if space.f_blocks == 0 {
+        return Ok(u64::MAX);
+    }
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 /// The limit on a root.
@@ -36,14 +53,20 @@ pub(crate) fn physical_bytes(path: &Path) -> io::Result<u64> {
 pub(crate) struct Ledger {
     root: PathBuf,
     lock: File,
+    /// A lock of a file is its opener's, and so no lock among the threads of a process.
+    threads: Mutex<()>,
     capacity_bytes: u64,
 }
 
 /// The ledger while nobody else can allocate.
 pub(crate) struct OpenLedger<'a> {
     ledger: &'a Ledger,
-    /// Physical bytes under the root now.
-    pub(crate) used: u64,
+    /// Physical bytes under the root now, apart from the set that asked.
+    pub(crate) others: u64,
+    /// What the file system has free now.
+    pub(crate) free: u64,
+    #[expect(dead_code, reason = "held as long as the ledger is open")]
+    threads: MutexGuard<'a, ()>,
 }
 
 impl Ledger {
@@ -63,13 +86,9 @@ impl Ledger {
             .map_err(io)?;
         let capacity_bytes = match capacity_bytes {
             Some(bytes) => bytes,
-            None => {
-                let space = rustix::fs::statvfs(root).map_err(|error| io(error.into()))?;
-                let free = space.f_bavail.saturating_mul(space.f_frsize);
-                physical_bytes(root).map_err(io)?.saturating_add(free / 10 * 9)
-            }
+            None => physical_bytes(root).map_err(io)?.saturating_add(free_bytes(root).map_err(io)? / 10 * 9),
         };
-        Ok(Self { root: root.to_owned(), lock, capacity_bytes })
+        Ok(Self { root: root.to_owned(), lock, threads: Mutex::new(()), capacity_bytes })
     }
 
     pub(crate) fn capacity_bytes(&self) -> u64 {
@@ -80,27 +99,23 @@ impl Ledger {
         &self.root
     }
 
-    /// Waits for the root's lock and sums.
+    /// Waits for the root's lock and sums, without the set `own`: what its metadata takes changes from one moment to
+    /// the next, so whoever has it counts it with what it may come to take.
     ///
     /// # Errors
     /// `Io`.
-    pub(crate) fn lock(&self) -> Result<OpenLedger<'_>> {
+    pub(crate) fn lock(&self, own: &Path) -> Result<OpenLedger<'_>> {
         let io = |error| Error::io("lock", format!("root {}", self.root.display()), error);
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         self.lock.lock().map_err(io)?;
-        match physical_bytes(&self.root) {
-            Ok(used) => Ok(OpenLedger { ledger: self, used }),
+        let others = physical_bytes_without(&self.root, Some(own));
+        match others.and_then(|others| Ok((others, free_bytes(&self.root)?))) {
+            Ok((others, free)) => Ok(OpenLedger { ledger: self, others, free, threads }),
             Err(error) => {
                 let _ = self.lock.unlock();
                 Err(io(error))
             }
         }
-    }
-}
-
-impl OpenLedger<'_> {
-    /// What may still be taken.
-    pub(crate) fn left(&self) -> u64 {
-        self.ledger.capacity_bytes.saturating_sub(self.used)
     }
 }
 

@@ -11,7 +11,7 @@ mod set_lock;
 mod snapshotter;
 
 pub(crate) use journal::Journal;
-pub(crate) use ledger::{Ledger, physical_bytes};
+pub(crate) use ledger::{Ledger, OpenLedger, physical_bytes};
 pub(crate) use names::NamesLog;
 pub(crate) use paths::{SegmentName, SetPaths};
 pub(crate) use replay::{Replayed, replay};

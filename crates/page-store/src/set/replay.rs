@@ -1,14 +1,15 @@
 //! From files to a catalog: the newest whole snapshot, then the journals from there on.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 
 use hicache_core::{Error, Result};
-use hicache_hashing::Fingerprint;
+use hicache_hashing::{Digest, Fingerprint};
 
 use super::paths::{SegmentName, SetPaths};
 use crate::catalog::{Catalog, EvictionPolicy};
-use crate::format::{FORMAT_VERSION, RECORD_BYTES, Record, read_snapshot};
+use crate::format::{FORMAT_VERSION, Place, RECORD_BYTES, Record, read_snapshot};
 
 const BUFFER_BYTES: usize = RECORD_BYTES << 14;
 
@@ -84,7 +85,7 @@ pub(crate) fn replay(
         generation: state.generation,
         journal_bytes,
         bad_records: state.bad_records,
-        lost_pages: state.lost_pages,
+        lost_pages: state.lost.len() as u64,
         bad_snapshots,
         sealed: state.sealed,
         sequence: state.sequence,
@@ -110,7 +111,9 @@ struct State {
     catalog: Catalog,
     generation: u64,
     bad_records: u64,
-    lost_pages: u64,
+    /// Pages that were put where no slot is. A segment that was given back has had its pages retired: what is left in
+    /// the end was lost.
+    lost: HashMap<(u8, Digest), Place>,
     sealed: bool,
     sequence: u64,
 }
@@ -124,7 +127,7 @@ impl State {
                 catalog.add_segment(name.segment, name.slot_bytes, slots);
             }
         }
-        Self { catalog, generation: 0, bad_records: 0, lost_pages: 0, sealed: false, sequence: 0 }
+        Self { catalog, generation: 0, bad_records: 0, lost: HashMap::new(), sealed: false, sequence: 0 }
     }
 
     fn apply(&mut self, record: Record) {
@@ -138,14 +141,19 @@ impl State {
             Record::Put(put) => {
                 self.sequence = self.sequence.max(put.sequence);
                 let known_pool = usize::from(put.pool) < self.catalog.pools().len();
-                let slot_bytes = self.catalog.slot_bytes(put.place.segment);
-                if !known_pool || slot_bytes.is_some_and(|slot_bytes| put.bytes > slot_bytes) || put.bytes == 0 {
+                let fits = self
+                    .catalog
+                    .slot_bytes(put.place.segment)
+                    .is_some_and(|slot_bytes| put.bytes <= slot_bytes);
+                if !known_pool || put.bytes == 0 {
                     self.bad_records += 1;
-                } else if slot_bytes.is_none() || !self.catalog.has_slot(put.place.id()) {
-                    // The key's older page is superseded all the same.
+                } else if !fits || !self.catalog.has_slot(put.place.id()) {
+                    // The segment is gone, or its number has gone to one of smaller slots. The key's older page is
+                    // superseded all the same.
                     self.catalog.unpublish(put.pool, &put.digest);
-                    self.lost_pages += 1;
+                    self.lost.insert((put.pool, put.digest), put.place);
                 } else {
+                    self.lost.remove(&(put.pool, put.digest));
                     self.catalog.publish(&put);
                 }
             }
@@ -155,17 +163,26 @@ impl State {
                 if self.catalog.peek(pool, &digest).is_some_and(|put| put.place == place) {
                     self.catalog.unpublish(pool, &digest);
                 }
+                if self.lost.get(&(pool, digest)) == Some(&place) {
+                    self.lost.remove(&(pool, digest));
+                }
             }
             Record::Clear { sequence } => {
                 self.sequence = self.sequence.max(sequence);
                 self.catalog.clear();
+                self.lost.clear();
             }
             Record::Seal { .. } => self.sealed = true,
         }
     }
 
     /// Applies a journal and answers the length of the whole records at its start.
-    fn read_journal(&mut self, paths: &SetPaths, generation: u64, fingerprint: Fingerprint) -> io::Result<u64> {
+    fn read_journal(
+        &mut self,
+        paths: &SetPaths,
+        generation: u64,
+        fingerprint: Fingerprint,
+    ) -> io::Result<u64> {
         let mut file = match File::open(paths.journal(generation)) {
             Ok(file) => file,
             // Removed since it was listed: its snapshot had replaced it.

@@ -64,7 +64,9 @@ pub(crate) fn create_segment(path: PathBuf, bytes: u64) -> Result<(SegmentFile, 
     });
     match result {
         Ok((file, allocation)) => Ok((SegmentFile::new(path, file), allocation)),
-        Err(error) => Err(Error::io("allocate", format!("segment {} of {bytes} bytes", path.display()), error)),
+        Err(error) => {
+            Err(Error::io("allocate", format!("segment {} of {bytes} bytes", path.display()), error))
+        }
     }
 }
 

@@ -25,7 +25,10 @@ impl Sequence {
     pub(crate) fn open(namespace_directory: &Path, least: u64) -> Result<Self> {
         let path = namespace_directory.join("SEQUENCE");
         let io = |error| Error::io("map", path.display().to_string(), error);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        // Two that make it at once: the second must not set back what the first has counted.
+        file.lock().map_err(io)?;
         if file.metadata().map_err(io)?.len() < BYTES {
             // Written, not only lengthened: a hole would need a block at the first store into the mapping, and a full
             // disk would then be a signal instead of an error.
@@ -34,6 +37,8 @@ impl Sequence {
         let map = MmapOptions::new().len(BYTES as usize).map_raw(&file).map_err(io)?;
         let sequence = Self { map };
         sequence.counter().fetch_max(least, Ordering::AcqRel);
+        // Said, because the mapping keeps the file open beyond the descriptor, and its lock with it.
+        file.unlock().map_err(io)?;
         Ok(sequence)
     }
 

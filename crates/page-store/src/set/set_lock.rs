@@ -40,14 +40,18 @@ impl SetLock {
                 }
             }
         }
-        Err(Error::new(ErrorKind::Busy, format!("no set of {} could be taken", namespace_directory.display())))
+        Err(Error::new(
+            ErrorKind::Busy,
+            format!("no set of {} could be taken", namespace_directory.display()),
+        ))
     }
 
     fn try_take(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join("LOCK");
         let io = |error| Error::io("lock", format!("set {}", path.display()), error);
         // Opened close-on-exec, as the standard library does: a child program must not hold the set.
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -56,7 +60,10 @@ impl SetLock {
         let started = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let who = format!("pid {} since {}\n", std::process::id(), started.as_secs());
         // For people only; a full disk must not keep a cache from opening.
-        let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.set_len(0)).and_then(|()| file.write_all(who.as_bytes()));
+        let _ = file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| file.set_len(0))
+            .and_then(|()| file.write_all(who.as_bytes()));
         Ok(Some(Self { directory: directory.to_owned(), file }))
     }
 

@@ -7,7 +7,7 @@ use hicache_core::{Error, ErrorKind, Result};
 use super::{State, Volume};
 use crate::config::LEAST_PAGES;
 use crate::format::{Put, Record};
-use crate::set::{SegmentName, create_segment, physical_bytes};
+use crate::set::{OpenLedger, SegmentName, create_segment, physical_bytes};
 
 /// Journal and snapshot, and both once more while a generation begins: 64 bytes a slot each.
 const METADATA_BYTES_A_SLOT: u64 = 4 * 64;
@@ -15,10 +15,30 @@ const METADATA_BYTES_A_SLOT: u64 = 4 * 64;
 const METADATA_BYTES: u64 = 128 << 10;
 /// Segments are so small that at least so many make up the store: what is given back is given back in segments.
 const LEAST_SEGMENTS: u64 = 16;
+/// Roughly how many segments make up a large store: well below half of the files that a process may usually open.
+const MOST_SEGMENTS: u64 = 256;
 /// Most slots that a record's 16 bits can name.
 const MOST_SLOTS: u64 = 1 << 16;
 /// A root that was full is summed again after this long: others may have given something back.
 const FULL_FOR: Duration = Duration::from_secs(1);
+
+/// What two journals may take however few slots there are: so much of the capacity, within these limits.
+const JOURNAL_SHARE: u64 = 2048;
+const LEAST_JOURNAL_BYTES: u64 = 16 << 10;
+const MOST_LEAST_JOURNAL_BYTES: u64 = 1 << 20;
+
+/// What a slot takes of the capacity.
+fn bytes_a_slot(slot_bytes: u32) -> u64 {
+    u64::from(slot_bytes) + METADATA_BYTES_A_SLOT
+}
+
+/// What a set takes.
+struct Own {
+    segments: u64,
+    metadata_now: u64,
+    /// What it may come to, and at least what it is now.
+    metadata: u64,
+}
 
 enum Growth {
     Grown,
@@ -32,6 +52,9 @@ impl Volume {
     /// # Errors
     /// `NoSpace` if the size can never have a slot; `Config` if the capacity is below 16 pages; `Io`.
     pub(crate) fn make_room(&self, slot_bytes: u32, wanted: u64) -> Result<u64> {
+        if !self.lock().fits {
+            self.fit(slot_bytes)?;
+        }
         let mut refused = None;
         loop {
             if self.free_slots(slot_bytes) >= wanted {
@@ -54,7 +77,12 @@ impl Volume {
             self.evict(slot_bytes, wanted)?;
         }
         let free = self.free_slots(slot_bytes).min(wanted);
-        if free == 0 && self.lock().catalog.class(slot_bytes).is_none() {
+        let nothing_to_come = |state: &State| {
+            // While operations hold slots of other sizes, their segments may be had when those are done.
+            let classes = state.catalog.classes();
+            !classes.contains_key(&slot_bytes) && classes.values().all(|class| class.busy == 0)
+        };
+        if free == 0 && nothing_to_come(&self.lock()) {
             let error = Error::new(ErrorKind::NoSpace, format!("no room for a page of {slot_bytes} bytes"));
             return Err(refused.unwrap_or(error));
         }
@@ -67,21 +95,39 @@ impl Volume {
 
     /// How many slots of this size the volume could have, all in all.
     pub(crate) fn slots(&self, slot_bytes: u32) -> Result<u64> {
-        let ledger = self.ledger.lock()?;
+        let ledger = self.ledger.lock(self.paths.directory())?;
         let state = self.lock();
         let own = state.catalog.class(slot_bytes).map_or(0, |class| class.slots);
-        Ok(own + self.room_for(&state, slot_bytes, ledger.left()))
+        Ok(own + self.room(&state, &ledger) / bytes_a_slot(slot_bytes))
     }
 
-    /// How many more slots fit into `left` bytes, with the metadata that they and the present ones may come to take.
-    fn room_for(&self, state: &State, slot_bytes: u32, left: u64) -> u64 {
+    /// How long a journal may become however few slots there are.
+    pub(super) fn least_journal_bytes(&self) -> u64 {
+        (self.ledger.capacity_bytes() / JOURNAL_SHARE).clamp(LEAST_JOURNAL_BYTES, MOST_LEAST_JOURNAL_BYTES)
+    }
+
+    /// Metadata that is there before the first slot.
+    fn metadata_bytes(&self) -> u64 {
+        METADATA_BYTES + 2 * (self.least_journal_bytes() - LEAST_JOURNAL_BYTES)
+    }
+
+    /// What this set takes.
+    fn own(&self, state: &State) -> Own {
         let slots: u64 = state.catalog.classes().values().map(|class| class.slots).sum();
-        let segments: u64 = state.segments.values().filter_map(|segment| physical_bytes(segment.path()).ok()).sum();
-        let own = physical_bytes(self.paths.directory()).unwrap_or(0);
-        let metadata_now = own.saturating_sub(segments);
-        let metadata_later = METADATA_BYTES + slots * METADATA_BYTES_A_SLOT + 2 * state.names.bytes();
-        let reserved = metadata_later.saturating_sub(metadata_now);
-        left.saturating_sub(reserved) / (u64::from(slot_bytes) + METADATA_BYTES_A_SLOT)
+        let segments =
+            state.segments.values().filter_map(|segment| physical_bytes(segment.path()).ok()).sum();
+        let now = physical_bytes(self.paths.directory()).unwrap_or(0).saturating_sub(segments);
+        // The names twice: once more while the log is written anew.
+        let later = self.metadata_bytes() + slots * METADATA_BYTES_A_SLOT + 2 * state.names_room;
+        Own { segments, metadata_now: now, metadata: later.max(now) }
+    }
+
+    /// Bytes that more slots may take, with their metadata. A disk that is nearly full is a limit too: what the journal
+    /// needs must stay free.
+    fn room(&self, state: &State, ledger: &OpenLedger<'_>) -> u64 {
+        let own = self.own(state);
+        let left = self.ledger.capacity_bytes().saturating_sub(ledger.others + own.segments + own.metadata);
+        left.min(ledger.free.saturating_sub(own.metadata - own.metadata_now))
     }
 
     /// Refuses a capacity that holds fewer than 16 pages.
@@ -89,26 +135,46 @@ impl Volume {
     /// # Errors
     /// `Config` with the least capacity; `Io`.
     pub(crate) fn check_capacity(&self, slot_bytes: u32) -> Result<()> {
-        let others = {
-            let state = self.lock();
-            let classes = state.catalog.classes();
-            classes.iter().map(|(size, class)| u64::from(*size) * class.slots).sum::<u64>()
-        };
-        // What pages of other sizes take can be evicted for this one.
-        let ledger = self.ledger.lock()?;
-        let state = self.lock();
-        let slots = self.room_for(&state, slot_bytes, ledger.left() + others);
+        let ledger = self.ledger.lock(self.paths.directory())?;
+        // What the set's own pages take can be evicted for this one.
+        let taken = ledger.others + self.metadata_bytes() + 2 * self.lock().names_room;
+        let slots = self.ledger.capacity_bytes().saturating_sub(taken) / bytes_a_slot(slot_bytes);
         if slots >= LEAST_PAGES {
             return Ok(());
         }
-        let taken = ledger.used.saturating_sub(others);
-        let least = taken + METADATA_BYTES + LEAST_PAGES * (u64::from(slot_bytes) + METADATA_BYTES_A_SLOT);
+        // A little more, since the share of the journals grows with the capacity.
+        let least = taken + LEAST_PAGES * bytes_a_slot(slot_bytes);
+        let least = least + 4 * least / JOURNAL_SHARE;
         Err(Error::config(format!(
-            "capacity_bytes is {} for {}, room for {slots} pages of {slot_bytes} bytes; a store holds at least \
-             {LEAST_PAGES}: give it at least {least}",
-            self.ledger.capacity_bytes(),
+            "capacity_bytes is {}, which in {} is room for {slots} pages of {slot_bytes} bytes; a store holds at \
+             least {LEAST_PAGES}: give it at least {}",
+            self.ledger.capacity_bytes().saturating_mul(self.options.roots),
             self.root().display(),
+            least * self.options.roots,
         )))
+    }
+
+    /// Gives segments up if the root takes more than it may: it was filled under a larger limit.
+    fn fit(&self, slot_bytes: u32) -> Result<()> {
+        // Before anything is given up for a store that is then refused.
+        self.check_capacity(slot_bytes)?;
+        let ledger = self.ledger.lock(self.paths.directory())?;
+        let mut state = self.lock();
+        let own = self.own(&state);
+        state.fits = true;
+        if ledger.others + own.segments + own.metadata_now <= self.ledger.capacity_bytes() {
+            return Ok(());
+        }
+        let taken = |own: Own| ledger.others + own.segments + own.metadata;
+        while taken(self.own(&state)) > self.ledger.capacity_bytes() {
+            let Some((segment, _)) = state.catalog.coldest_segment(None) else {
+                // Those that are left are in use.
+                state.fits = false;
+                break;
+            };
+            self.give_up(&mut state, segment)?;
+        }
+        Ok(())
     }
 
     /// Adds a segment if the capacity allows one.
@@ -123,16 +189,18 @@ impl Volume {
         if first_of_its_size {
             self.check_capacity(slot_bytes)?;
         }
-        let ledger = self.ledger.lock()?;
+        let ledger = self.ledger.lock(self.paths.directory())?;
         let (name, slots) = {
             let mut state = self.lock();
-            let room = self.room_for(&state, slot_bytes, ledger.left());
+            let room = self.room(&state, &ledger) / bytes_a_slot(slot_bytes);
             if room == 0 {
                 state.full_since = Some(Instant::now());
                 return Ok(Growth::Full);
             }
-            let whole = self.ledger.capacity_bytes() / (u64::from(slot_bytes) + METADATA_BYTES_A_SLOT);
-            let usual = (self.options.segment_bytes / u64::from(slot_bytes))
+            let whole = self.ledger.capacity_bytes() / bytes_a_slot(slot_bytes);
+            // A file is open for each segment, and again for direct I/O: large stores get larger ones.
+            let segment_bytes = self.options.segment_bytes.max(self.ledger.capacity_bytes() / MOST_SEGMENTS);
+            let usual = (segment_bytes / u64::from(slot_bytes))
                 .min(whole.div_ceil(LEAST_SEGMENTS))
                 .clamp(1, MOST_SLOTS);
             let Some(segment) = state.next_segment() else {
@@ -199,20 +267,61 @@ impl Volume {
                 }
             }
             state.evicted_since_look = 0;
-            let Some((segment, hottest)) = state.catalog.coldest_segment(Some(slot_bytes)) else { return Ok(()) };
+            let Some((segment, hottest)) = state.catalog.coldest_segment(Some(slot_bytes)) else {
+                return Ok(());
+            };
             if coldest_own.is_some_and(|own| own <= hottest) {
                 return Ok(());
             }
-            let pages = state.catalog.pages_of_segment(segment);
-            self.retire(&mut state, &pages)?;
-            state.counters.evicted_pages += pages.len() as u64;
-            self.drop_segment(&mut state, segment);
-            state.full_since = None;
+            self.give_up(&mut state, segment)?;
         }
         match self.grow(slot_bytes) {
             Err(error) if error.kind() != ErrorKind::NoSpace => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Evicts every page of a segment, none of which is in use, and removes it.
+    fn give_up(&self, state: &mut State, segment: u16) -> Result<()> {
+        let pages = state.catalog.pages_of_segment(segment);
+        self.retire(state, &pages)?;
+        state.counters.evicted_pages += pages.len() as u64;
+        self.drop_segment(state, segment);
+        state.full_since = None;
+        Ok(())
+    }
+
+    /// Sees to it that the names log may grow by `more` bytes: it is on the medium like everything else. If nothing
+    /// is left, the log is written anew without the names of pages that are gone, and then pages go for it.
+    ///
+    /// # Errors
+    /// `Io`, `NoSpace`: the names of these pages are not kept then.
+    pub(super) fn make_names_room(&self, more: u64) -> Result<()> {
+        {
+            let mut state = self.lock();
+            if state.names.bytes() + more <= state.names_room {
+                return Ok(());
+            }
+            self.compact_names(&mut state)?;
+            // Most of it is gone pages: the room that there is will do. Otherwise this would be done ever so often.
+            if state.names.bytes() + more <= state.names_room / 4 * 3 {
+                return Ok(());
+            }
+        }
+        let mut ledger = self.ledger.lock(self.paths.directory())?;
+        let mut state = self.lock();
+        let room = (state.names.bytes() + more) / 2 * 3;
+        let wanted = 2 * (room - state.names_room);
+        while self.room(&state, &ledger) < wanted {
+            let Some((segment, _)) = state.catalog.coldest_segment(None) else {
+                return Err(Error::new(ErrorKind::NoSpace, "no room for the names of pages"));
+            };
+            let before = self.own(&state).segments;
+            self.give_up(&mut state, segment)?;
+            ledger.free += before - self.own(&state).segments;
+        }
+        state.names_room = room;
+        Ok(())
     }
 
     /// Removes a segment with nothing in it.

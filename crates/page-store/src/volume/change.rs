@@ -7,7 +7,7 @@ use hicache_core::{Error, ErrorKind, Outcome, PageKey, PoolName, Result};
 use super::{PoolCache, Volume};
 use crate::catalog::SlotId;
 use crate::config::Durability;
-use crate::format::{Place, Put, Record};
+use crate::format::{Place, Put, Record, name_bytes};
 use crate::set::SegmentFile;
 
 /// A page whose bytes are in its slot.
@@ -42,7 +42,10 @@ impl Volume {
             return Ok(id);
         }
         let Ok(id) = u8::try_from(state.catalog.pools().len()) else {
-            return Err(Error::new(ErrorKind::NoSpace, format!("pool {name} is one too many; a store has 256")));
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!("pool {name} is one too many; a store has 256"),
+            ));
         };
         state.journal.append([Record::Pool { id, name }])?;
         state.catalog.add_pool(name);
@@ -80,11 +83,15 @@ impl Volume {
     /// `Io`, `NoSpace`: none of them is there then, and their slots are empty again.
     pub(crate) async fn commit(&self, pages: Vec<Commit>, overwrite: bool) -> Result<Vec<CommitOutcome>> {
         let group = self.options.durability == Durability::Group;
-        if group && let Err(error) = sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect()).await {
+        if group
+            && let Err(error) = sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect()).await
+        {
             self.give_back(pages.iter().map(|page| page.slot));
             return Err(error);
         }
-        let (outcomes, journal) = self.publish(&pages, overwrite)?;
+        let named: u64 = pages.iter().filter_map(|page| page.name.as_deref()).map(name_bytes).sum();
+        let names_fit = if named == 0 { Ok(()) } else { self.make_names_room(named) };
+        let (outcomes, journal) = self.publish(&pages, overwrite, names_fit)?;
         // Published before it is on the disk: a load may already find it, and is right to. The answer waits.
         if group {
             sync(vec![journal]).await?;
@@ -96,6 +103,7 @@ impl Volume {
         &self,
         pages: &[Commit],
         overwrite: bool,
+        names_fit: Result<()>,
     ) -> Result<(Vec<CommitOutcome>, Arc<std::fs::File>)> {
         let mut state = self.lock();
         let mut outcomes = vec![CommitOutcome::Published; pages.len()];
@@ -132,7 +140,7 @@ impl Volume {
         state.counters.present_pages += (pages.len() - puts.len()) as u64;
         state.changed = true;
         let names = pages.iter().filter_map(|page| Some((&page.key.digest, page.name.as_deref()?)));
-        if let Err(error) = state.names.append(names) {
+        if let Err(error) = names_fit.and_then(|()| state.names.append(names)) {
             // The page is there all the same; `list` shows its hash.
             if state.dropped_names == 0 {
                 tracing::warn!(set = %self.paths.directory().display(), %error, "names of pages are not logged");
@@ -171,7 +179,9 @@ impl Volume {
     pub(crate) fn drop_corrupt(&self, key: &PageKey, slot: SlotId) {
         let mut state = self.lock();
         let Some(pool) = state.catalog.pool_id(&key.pool) else { return };
-        let Some(put) = state.catalog.peek(pool, &key.digest).filter(|put| put.place.id() == slot) else { return };
+        let Some(put) = state.catalog.peek(pool, &key.digest).filter(|put| put.place.id() == slot) else {
+            return;
+        };
         if let Err(error) = self.retire(&mut state, &[put]) {
             tracing::warn!(%key, %error, "a corrupt page could not be retired; it stays a miss in this process");
             state.catalog.unpublish(put.pool, &put.digest);
@@ -205,7 +215,8 @@ impl Volume {
 async fn sync(mut files: Vec<Arc<std::fs::File>>) -> Result<()> {
     files.sort_unstable_by_key(|file| Arc::as_ptr(file) as usize);
     files.dedup_by(|a, b| Arc::ptr_eq(a, b));
-    let synced = tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| file.sync_data())).await;
+    let synced =
+        tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| file.sync_data())).await;
     match synced {
         Ok(result) => result.map_err(|error| Error::io("sync", "segments or journal", error)),
         Err(_) => Err(Error::new(ErrorKind::Unexpected, "the sync was lost")),

@@ -55,8 +55,8 @@ pub(crate) struct Volume {
     released: Notify,
     snapshot_running: AtomicBool,
     snapshot_done: Notify,
-    #[expect(dead_code, reason = "the set is ours as long as this lives")]
-    lock: SetLock,
+    /// The set is ours as long as this holds it.
+    lock: Mutex<Option<SetLock>>,
 }
 
 pub(crate) struct State {
@@ -65,7 +65,11 @@ pub(crate) struct State {
     segments: BTreeMap<u16, Arc<SegmentFile>>,
     journal: Journal,
     names: NamesLog,
+    /// Bytes that the names log may have: the capacity has room for so many, and for them once more.
+    names_room: u64,
     next_segment: u32,
+    /// Whether what was there at opening was found to be within the capacity, or made so.
+    fits: bool,
     /// When the root was last found full: it is not summed again at every batch.
     full_since: Option<Instant>,
     /// Pages evicted since other classes were last looked at for a colder segment.
@@ -117,7 +121,8 @@ impl Volume {
             .iter()
             .rev()
             .map(|key| {
-                pool.id(&state.catalog, &key.pool).is_some_and(|id| state.catalog.touch(id, &key.digest).is_some())
+                pool.id(&state.catalog, &key.pool)
+                    .is_some_and(|id| state.catalog.touch(id, &key.digest).is_some())
             })
             .collect();
         there.reverse();
@@ -174,7 +179,12 @@ impl Volume {
     ///
     /// # Errors
     /// `Io` if the names can't be read; `Config` for a cursor that is not one.
-    pub(crate) fn list(&self, prefix: &str, from: u32, limit: usize) -> Result<(Vec<ListedPage>, Option<u32>)> {
+    pub(crate) fn list(
+        &self,
+        prefix: &str,
+        from: u32,
+        limit: usize,
+    ) -> Result<(Vec<ListedPage>, Option<u32>)> {
         let names = self.lock().names.read()?;
         let mut pages = Vec::new();
         let mut from = from;
@@ -274,7 +284,8 @@ impl Volume {
             stat.read_bytes += counters.read_bytes;
             stat.written_bytes += counters.written_bytes;
             // The size that has most of the pages stands for the rest of the room.
-            let most = state.catalog.classes().iter().max_by_key(|(_, class)| class.slots).map(|(&size, _)| size);
+            let most =
+                state.catalog.classes().iter().max_by_key(|(_, class)| class.slots).map(|(&size, _)| size);
             most.or(self.options.page_bytes.map(|bytes| slot_bytes(bytes as u32)))
         };
         stat.capacity_bytes = stat.capacity_bytes.map(|sum| sum.saturating_add(self.ledger.capacity_bytes()));

@@ -13,14 +13,15 @@ use super::{Counters, State, Volume};
 use crate::catalog::EvictionPolicy;
 use crate::config::Durability;
 use crate::format::{Manifest, ManifestOpened, RECORD_BYTES};
-use crate::set::{
-    Journal, Ledger, NamesLog, Replayed, Sequence, SetLock, SetPaths, open_segment, replay,
-};
+use crate::set::{Journal, Ledger, NamesLog, Replayed, Sequence, SetLock, SetPaths, open_segment, replay};
 
 /// What a volume needs of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VolumeOptions {
+    /// Of this root.
     pub(crate) capacity_bytes: Option<u64>,
+    /// How many roots the store has.
+    pub(crate) roots: u64,
     pub(crate) segment_bytes: u64,
     pub(crate) durability: Durability,
     pub(crate) page_bytes: Option<u64>,
@@ -67,13 +68,16 @@ impl Volume {
         }
         let next_segment = found.iter().map(|(name, _)| u32::from(name.segment) + 1).max().unwrap_or(0);
         let pages = catalog.pages();
+        let names = NamesLog::open(paths.clone());
         let state = State {
             catalog,
             counters: Counters::default(),
             segments,
             journal,
-            names: NamesLog::open(paths.clone()),
+            names_room: names.bytes(),
+            names,
             next_segment,
+            fits: false,
             full_since: None,
             evicted_since_look: 0,
             dropped_names: 0,
@@ -89,7 +93,7 @@ impl Volume {
             released: Notify::new(),
             snapshot_running: AtomicBool::new(false),
             snapshot_done: Notify::new(),
-            lock,
+            lock: Mutex::new(Some(lock)),
         });
         if let Some(bytes) = options.page_bytes {
             volume.check_capacity(super::slot_bytes(bytes as u32))?;

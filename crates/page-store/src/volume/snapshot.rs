@@ -1,17 +1,15 @@
 //! Generations: sealing the journal, and the snapshot that the next one starts from.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use hicache_core::{PoolName, Result};
 
-use super::Volume;
+use super::{State, Volume};
 use crate::catalog::Catalog;
-use crate::format::Record;
+use crate::format::{RECORD_BYTES, Record};
 use crate::set::{Journal, remove_older, write_snapshot};
 
-/// A journal is replaced when it has as many records as the store has slots, but not before it has these.
-const LEAST_RECORDS: u64 = 256;
 /// Records taken from the catalog while its lock is held once.
 const STEP: usize = 2048;
 
@@ -30,7 +28,8 @@ impl Volume {
             {
                 let state = self.lock();
                 let slots: u64 = state.catalog.classes().values().map(|class| class.slots).sum();
-                if state.journal.records() < slots.max(LEAST_RECORDS) {
+                // As many records as slots; but beginning a generation costs a dozen calls, so not for a handful.
+                if state.journal.records() < slots.max(self.least_journal_bytes() / RECORD_BYTES as u64) {
                     return;
                 }
             }
@@ -92,29 +91,38 @@ impl Volume {
             self.lock().catalog.uses_of_segment(segment, &mut uses);
         }
         uses.sort_unstable();
-        let pools = pool_records(&self.lock().catalog);
-        let puts = uses.chunks(STEP).flat_map(|step| {
+        let mut named = 0;
+        let records = std::iter::once(&[][..]).chain(uses.chunks(STEP)).flat_map(|step| {
             let state = self.lock();
-            step.iter().filter_map(|&(_, slot)| state.catalog.live(slot)).map(Record::Put).collect::<Vec<_>>()
+            // Pools too may come meanwhile, and a pool stands before the first page of it.
+            let mut records = pool_records(&state.catalog).split_off(named);
+            named += records.len();
+            records.extend(step.iter().filter_map(|&(_, slot)| state.catalog.live(slot)).map(Record::Put));
+            records
         });
-        write_snapshot(&self.paths, generation, self.fingerprint, pools.into_iter().chain(puts))?;
+        write_snapshot(&self.paths, generation, self.fingerprint, records)?;
         remove_older(&self.paths, generation);
-        self.compact_names();
+        self.compact_long_names();
         Ok(())
     }
 
-    fn compact_names(&self) {
+    fn compact_long_names(&self) {
         const SMALL: u64 = 1 << 20;
         let mut state = self.lock();
         // Text keys average below 128 bytes; a log of twice that for every page there has much that is gone.
         if state.names.bytes() < SMALL.max(state.catalog.pages() * 256) {
             return;
         }
-        let Some(pool) = state.catalog.pool_id(&PoolName::TEXT) else { return };
-        let state = &mut *state;
-        if let Err(error) = state.names.compact(|digest| state.catalog.peek(pool, digest).is_some()) {
+        if let Err(error) = self.compact_names(&mut state) {
             tracing::warn!(set = %self.paths.directory().display(), %error, "the names log was not compacted");
         }
+    }
+
+    /// Writes the names log anew without the names of pages that are gone.
+    pub(super) fn compact_names(&self, state: &mut State) -> Result<()> {
+        let Some(pool) = state.catalog.pool_id(&PoolName::TEXT) else { return Ok(()) };
+        let State { names, catalog, .. } = state;
+        names.compact(|digest| catalog.peek(pool, digest).is_some())
     }
 
     /// The last words: everything, use included, in a snapshot. Blocks.
@@ -127,5 +135,12 @@ impl Volume {
         }
         let generation = self.begin_generation()?;
         self.write_snapshot(generation)
+    }
+
+    /// Lets another store have the set, and closes its segments, although handles of this one may be left. Nothing may
+    /// be under way.
+    pub(crate) fn release(&self) {
+        self.lock().segments.clear();
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
