@@ -132,12 +132,16 @@ async fn a_lost_write_that_lands_late_hits_nobody() {
 async fn a_page_that_is_being_read_is_not_written_over() {
     for round in 0..3 {
         let directory = tempfile::tempdir().unwrap();
-        let (bench, engine) = faulty(directory.path(), pread()).await;
+        let engine = FaultyEngine::new(pread(), FaultPlan::none());
+        let patient = limited(directory.path(), CAPACITY);
+        let bench =
+            Bench::new(fixture::open(patient, Arc::clone(&engine) as Arc<dyn Engine>).await, 64, PAGE);
         let reader = Bench::new(Arc::clone(&bench.store), 64, PAGE);
         bench.store(&pages(0..64)).await;
         let late = EngineFault::LateStart(Duration::from_millis(100));
         engine.set_plan(FaultPlan::every(Direction::Read, late));
         let reading = bench.store.load(reader.blank_batch(&pages(0..64)));
+        eventually("the load began", || engine.injected().late > 0).await;
         let others = async {
             match round {
                 0 => bench.store(&pages(1000..1600)).await,

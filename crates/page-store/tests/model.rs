@@ -18,7 +18,7 @@ use hicache_testkit::{Semantics, ThreadEngine, Universe, operations, run_sequenc
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 
 /// Sequences a test. Longer rounds: raise it.
-const SEQUENCES: u32 = 20;
+const SEQUENCES: u32 = 80;
 /// Operations a sequence.
 const OPERATIONS: usize = 60;
 

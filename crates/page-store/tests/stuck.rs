@@ -20,7 +20,7 @@ async fn a_swallowed_answer_opens_the_breaker_which_closes_by_itself() {
     engine.set_plan(FaultPlan::script([(Direction::Read, 0, EngineFault::Swallowed)]));
     let begun = Instant::now();
     let stuck = in_time("a swallowed load", bench.store.load(bench.blank_batch(&all[..4]))).await;
-    assert!(begun.elapsed() >= STUCK && begun.elapsed() < STUCK * 5, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= STUCK && begun.elapsed() < STUCK * 20, "{:?}", begun.elapsed());
     assert_eq!(kinds(&stuck), [Some(ErrorKind::Abandoned); 4]);
     assert!(stuck.memory.iter().all(Option::is_none));
     assert!(

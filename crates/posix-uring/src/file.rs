@@ -121,7 +121,10 @@ impl Direct {
             return Err("it is neither a regular file nor a block device".to_owned());
         }
         let (memory_alignment, needed) = alignment(file)?;
-        let unit = rustix::param::page_size().max(usize::try_from(stat.st_blksize).unwrap_or(0));
+        // Network file systems report what they like to be given at once, up to megabytes; no local block is that large.
+        const LARGEST_BLOCK: usize = 64 << 10;
+        let block = usize::try_from(stat.st_blksize).unwrap_or(0).min(LARGEST_BLOCK);
+        let unit = rustix::param::page_size().max(block);
         let offset_alignment = unit.next_multiple_of(needed);
         let flags = (flags & OFlags::RWMODE) | OFlags::DIRECT | OFlags::CLOEXEC;
         // By descriptor it is this inode for certain; by name, where /proc is not mounted, it must be compared.
