@@ -8,7 +8,7 @@ use crate::format::{Place, Put};
 /// What a slot is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum SlotState {
-    /// Empty. All zeroes, so that a fresh table is untouched memory.
+    /// Empty.
     #[default]
     Free,
     /// Being written; nobody finds it.
