@@ -77,10 +77,12 @@ impl Volume {
     }
 
     /// Writes down that pages are there, then publishes them: from the end of the list to its front, so that the head
-    /// of a chain is the most recent. With `durability = group`, data and journal are on the disk before.
+    /// of a chain is the most recent. With `durability = group`, data are on the disk before that, and the journal before
+    /// the answer.
     ///
     /// # Errors
-    /// `Io`, `NoSpace`: none of them is there then, and their slots are empty again.
+    /// `Io`, `NoSpace`: none of them is there then, and their slots are empty again. Only where the last sync, that of
+    /// the journal, failed they are there, whole, and may be gone after a power failure.
     pub(crate) async fn commit(&self, pages: Vec<Commit>, overwrite: bool) -> Result<Vec<CommitOutcome>> {
         let group = self.options.durability == Durability::Group;
         if group
@@ -183,8 +185,8 @@ impl Volume {
             return;
         };
         if let Err(error) = self.retire(&mut state, &[put]) {
-            tracing::warn!(%key, %error, "a corrupt page could not be retired; it stays a miss in this process");
-            state.catalog.unpublish(put.pool, &put.digest);
+            // Its slot must not be written before its retirement is, so it stays, and every load of it says `Corrupt`.
+            tracing::warn!(%key, %error, "a corrupt page could not be retired; its next load tries again");
         }
     }
 
