@@ -136,6 +136,10 @@ pub struct StorageStat {
     pub pages: u64,
     /// Their bytes.
     pub page_bytes: u64,
+    /// Pages that other processes store and this one can load.
+    pub foreign_pages: u64,
+    /// Their bytes.
+    pub foreign_page_bytes: u64,
     /// Pages that fit, at the sizes seen so far; `None` where there is no limit or no size is known yet.
     pub slots: Option<u64>,
     /// Limit on what is taken from the medium, in bytes.
@@ -144,6 +148,8 @@ pub struct StorageStat {
     pub physical_bytes: u64,
     /// Pages loaded and found right.
     pub hit_pages: u64,
+    /// Of those, pages that another process stores.
+    pub foreign_hit_pages: u64,
     /// Pages asked for that were not there.
     pub missed_pages: u64,
     /// Pages written.

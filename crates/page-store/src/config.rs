@@ -19,6 +19,18 @@ pub enum Durability {
     Group,
 }
 
+/// What a process does with the pages of its namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Stores and loads.
+    #[default]
+    Writer,
+    /// Loads what the writers of the namespace stored, and takes no space: ranks that hold the same bytes as another.
+    /// Storing, deleting and clearing are `Unsupported`.
+    Reader,
+}
+
 /// How a page store is opened.
 #[derive(Clone, Debug)]
 pub struct PageStoreConfig {
@@ -32,6 +44,8 @@ pub struct PageStoreConfig {
     /// Size of a segment file. Smaller where the capacity is below 16 of them, larger where it is over 256, and never
     /// more than 65,536 slots.
     pub segment_bytes: u64,
+    /// Whether this process stores, or only loads.
+    pub role: Role,
     /// When a stored page is answered.
     pub durability: Durability,
     /// Whether loaded pages are compared with their checksums. Always on with engines that report no lengths.
@@ -57,6 +71,7 @@ impl PageStoreConfig {
             namespace,
             capacity_bytes: None,
             segment_bytes: 256 << 20,
+            role: Role::Writer,
             durability: Durability::None,
             verify: true,
             io_timeout_ms: 30_000,

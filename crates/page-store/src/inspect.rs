@@ -10,7 +10,7 @@ use hicache_core::{Error, ListedPage, Namespace, PoolName, Result};
 use hicache_hashing::{Fingerprint, checksum, to_hex};
 use serde::Serialize;
 
-use crate::catalog::Lru;
+use crate::catalog::{Lru, Mask};
 use crate::format::{Manifest, Place, Put};
 use crate::set::{NamesLog, Replayed, SegmentName, SetPaths, existing_sets, physical_bytes, replay};
 
@@ -87,6 +87,7 @@ pub fn sets(root: &Path) -> Result<Vec<SetView>> {
         let Some(known) = named.filter(|_| directory.is_dir()) else { continue };
         let Some(manifest) = Manifest::read(&directory)? else { continue };
         namespaces += 1;
+        let first = found.len();
         for (_, set) in existing_sets(&directory)? {
             let paths = SetPaths::new(set.clone());
             found.push(SetView {
@@ -98,6 +99,10 @@ pub fn sets(root: &Path) -> Result<Vec<SetView>> {
                 known,
             });
         }
+        // What one set hides is hidden in all of them.
+        let mut mask = Mask::default();
+        found[first..].iter().for_each(|set: &SetView| mask.merge(&set.replayed.mask));
+        found[first..].iter_mut().for_each(|set| mask.apply_to(&mut set.replayed.catalog));
     }
     if namespaces == 0 {
         return Err(Error::config(format!("{} holds no page store", root.display())));

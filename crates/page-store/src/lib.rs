@@ -5,12 +5,12 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | `config` | [`PageStoreConfig`], [`Durability`] |
+//! | `config` | [`PageStoreConfig`], [`Role`], [`Durability`] |
 //! | `page_store` | [`PageStore`] |
 //! | `worker`, `jobs` | the completion worker, and what runs on it: loads, stores, staging, lost operations |
-//! | `volume` | one root: commit, delete, clear, capacity, snapshots |
+//! | `volume` | one root: commit, delete, clear, capacity, snapshots, the sets of other processes |
 //! | `catalog` | index, slots, [`EvictionPolicy`] |
-//! | `set` | the files of one writer: lock, journal, snapshot, segments, names, sequence, ledger, replay |
+//! | `set` | the files of one writer: lock, journal, snapshot, segments, names, sequence, ledger, replay; following another's |
 //! | `format` | records and manifests, byte by byte |
 //! | [`inspect`] | reading a store from outside, running or dead |
 //!
@@ -28,5 +28,5 @@ mod volume;
 mod worker;
 
 pub use catalog::{EvictionPolicy, Lru, SlotId};
-pub use config::{Durability, LEAST_PAGES, PageStoreConfig};
+pub use config::{Durability, LEAST_PAGES, PageStoreConfig, Role};
 pub use page_store::PageStore;

@@ -13,11 +13,11 @@ use hicache_core::{
 use hicache_hashing::RootId;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::PageStoreConfig;
+use crate::config::{PageStoreConfig, Role};
 use crate::fork_mark::ForkMark;
 use crate::jobs::{Breaker, EngineRegistrations, Shared, Staging};
 use crate::set::physical_bytes;
-use crate::volume::{Volume, VolumeOptions, cursor, parse_cursor};
+use crate::volume::{ListFrom, Volume, VolumeOptions, cursor, parse_cursor};
 use crate::worker::{self, Job};
 
 /// Pages in segment files on local disks.
@@ -30,6 +30,7 @@ pub struct PageStore {
     jobs: mpsc::UnboundedSender<Job>,
     closed: AtomicBool,
     fork: ForkMark,
+    role: Role,
 }
 
 impl PageStore {
@@ -69,6 +70,7 @@ impl PageStore {
             capacity_bytes: config.capacity_bytes.map(|bytes| bytes / roots),
             roots,
             segment_bytes: config.segment_bytes,
+            role: config.role,
             durability: config.durability,
             page_bytes: config.page_bytes,
             policy: config.policy,
@@ -87,7 +89,13 @@ impl PageStore {
             batches: AtomicUsize::new(0),
         });
         let jobs = worker::start(Arc::clone(&shared))?;
-        Ok(Arc::new(Self { shared, jobs, closed: AtomicBool::new(false), fork: ForkMark::new() }))
+        Ok(Arc::new(Self {
+            shared,
+            jobs,
+            closed: AtomicBool::new(false),
+            fork: ForkMark::new(),
+            role: config.role,
+        }))
     }
 
     /// Pages of `page_bytes` bytes that the store can hold at most, by its capacity and what else is under its roots.
@@ -111,6 +119,17 @@ impl PageStore {
             return Err(Error::new(ErrorKind::Closed, "the store is closed"));
         }
         Ok(())
+    }
+
+    fn writes(&self) -> Result<()> {
+        self.usable()?;
+        match self.role {
+            Role::Writer => Ok(()),
+            Role::Reader => Err(Error::new(
+                ErrorKind::Unsupported,
+                "this store was opened with role \"reader\": it loads what others store; open it as a writer",
+            )),
+        }
     }
 
     fn batch(
@@ -247,6 +266,9 @@ impl Storage for PageStore {
     }
 
     fn store(&self, requests: Vec<PageRequest>, options: StoreOptions) -> Transfer<PageBatch> {
+        if let Err(error) = self.writes() {
+            return Transfer::ready(PageBatch::failed(requests, &error));
+        }
         self.batch(requests, |requests, completion| Job::Store(requests, options, completion))
     }
 
@@ -262,33 +284,35 @@ impl Storage for PageStore {
     }
 
     async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+        self.writes()?;
         let keys = keys.to_vec();
         self.ask(|answer| Job::Delete(keys, answer)).await
     }
 
     async fn clear(&self) -> Result<u64> {
+        self.writes()?;
         self.ask(Job::Clear).await
     }
 
     async fn list(&self, prefix: &str, from: Option<&ListCursor>, limit: usize) -> Result<Listing> {
         self.usable()?;
-        let (mut volume, mut slot) = match from {
+        let (mut volume, mut place) = match from {
             Some(from) => parse_cursor(from)
                 .ok_or_else(|| Error::config(format!("cursor {:?} is not from this storage", from.0)))?,
-            None => (0, 0),
+            None => (0, ListFrom::START),
         };
         if limit == 0 {
             return Err(Error::config("a listing of at most 0 pages says nothing; ask for at least 1"));
         }
         let mut listing = Listing::default();
         while let Some(own) = self.shared.volumes.get(volume) {
-            let (pages, next) = own.list(prefix, slot, limit - listing.pages.len())?;
+            let (pages, next) = own.list(prefix, place, limit - listing.pages.len())?;
             listing.pages.extend(pages);
             if let Some(next) = next {
                 listing.next = Some(cursor(volume, next));
                 break;
             }
-            (volume, slot) = (volume + 1, 0);
+            (volume, place) = (volume + 1, ListFrom::START);
         }
         Ok(listing)
     }

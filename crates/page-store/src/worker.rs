@@ -1,15 +1,20 @@
 //! The completion worker: one thread on which everything after a completion runs, never in a caller's future.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread;
 
 use hicache_core::{
     Completion, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions,
 };
+use tokio::io::ReadBuf;
+use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::jobs::{Progress, Shared, load, store, watched};
+use crate::volume::Volume;
 
 /// What the worker is asked for.
 #[derive(Debug)]
@@ -29,6 +34,7 @@ pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
     let unavailable = |error| Error::new(ErrorKind::Unavailable, "no completion worker").with_source(error);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
+        .enable_io()
         .max_blocking_threads(4)
         .thread_name("hicache-sync")
         .build()
@@ -47,14 +53,22 @@ pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
 
 async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut running = Running::default();
+    let mut bells = Bells::hang(shared);
     let close = loop {
         let job = tokio::select! {
             job = jobs.recv() => job,
+            volume = bells.next() => {
+                volume.woken();
+                continue;
+            }
             // A job that panicked has dropped its completion: its batch is answered `Abandoned`.
             Some(_) = running.own.join_next() => continue,
             Some(_) = running.foreign.join_next() => continue,
         };
         let shared = Arc::clone(shared);
+        if job.is_some() {
+            shared.volumes.iter().for_each(|volume| volume.catch_up());
+        }
         match job {
             Some(Job::Load(requests, completion)) => {
                 let (pages, foreign) = (requests.len(), is_foreign(&requests));
@@ -101,6 +115,43 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     // A batch with a caller's memory is answered when the device is done with it, store or no store. What is stuck in
     // memory of our own keeps it: the engine has it.
     while running.foreign.join_next().await.is_some() {}
+}
+
+/// The bells that other processes ring.
+struct Bells {
+    hung: Vec<(UnixDatagram, Arc<Volume>)>,
+}
+
+impl Bells {
+    fn hang(shared: &Shared) -> Self {
+        let hang = |volume: &Arc<Volume>| {
+            let socket = volume.hang_bell()?.socket().and_then(UnixDatagram::from_std);
+            match socket {
+                Ok(socket) => Some((socket, Arc::clone(volume))),
+                Err(error) => {
+                    tracing::debug!(root = %volume.root().display(), %error, "nobody can ring here");
+                    None
+                }
+            }
+        };
+        Self { hung: shared.volumes.iter().filter_map(hang).collect() }
+    }
+
+    /// The volume of the bell that rings next; never, where there is none.
+    async fn next(&mut self) -> Arc<Volume> {
+        poll_fn(|context| {
+            for (socket, volume) in &self.hung {
+                let mut word = [0; 8];
+                if let Poll::Ready(Ok(())) = socket.poll_recv(context, &mut ReadBuf::new(&mut word)) {
+                    // However often it was rung: looking once is enough.
+                    while socket.try_recv(&mut word).is_ok() {}
+                    return Poll::Ready(Arc::clone(volume));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 /// What is under way.

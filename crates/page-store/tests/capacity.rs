@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use fixture::{Bench, Dice, Got, PAGE, Page, config, du, in_time, keys, limited, page, pages, pread, say};
+use fixture::{Bench, Dice, Got, PAGE, Page, du, in_time, keys, limited, page, pages, pread, say};
 use hicache_core::{ErrorKind, Namespace, Outcome, PageRequest, Storage, StoreOptions};
 use hicache_page_store::{PageStore, PageStoreConfig};
 
@@ -339,23 +339,4 @@ async fn clear_gives_space_back_and_touches_its_own_namespace_only() {
     assert_eq!(bench.store.stat().pages, 0);
     bench.close().await;
     other.close().await;
-}
-
-#[tokio::test]
-async fn a_second_store_of_the_namespace_has_a_set_of_its_own() {
-    let directory = tempfile::tempdir().unwrap();
-    let first = Bench::open(config(directory.path())).await;
-    let second = Bench::open(config(directory.path())).await;
-    first.store(&pages(0..10)).await;
-    second.store(&pages(5..15)).await;
-    assert_eq!(first.count(&pages(0..15)).await, 10);
-    assert_eq!(second.count(&pages(0..15)).await, 10);
-    assert_eq!(hicache_page_store::inspect::sets(directory.path()).unwrap().len(), 2);
-    second.store.clear().await.unwrap();
-    first.load_all(&pages(0..10)).await;
-    first.close().await;
-    second.close().await;
-    let again = Bench::open(config(directory.path())).await;
-    again.load_all(&pages(0..10)).await;
-    again.close().await;
 }

@@ -7,6 +7,7 @@ use hashbrown::hash_table::Entry;
 use hicache_core::PoolName;
 use hicache_hashing::Digest;
 
+use super::mask::NamedKey;
 use super::policy::{EvictionPolicy, SlotId};
 use super::slots::{SlotMeta, SlotState, SlotTable};
 use crate::format::{Place, Put};
@@ -31,6 +32,16 @@ impl Class {
     pub(crate) fn free(&self) -> u64 {
         self.slots - self.live - self.busy
     }
+
+    /// Lists the empty slots of a segment.
+    fn list_free(&mut self, segment: u16, metas: &[SlotMeta]) {
+        let used = metas.iter().rposition(|meta| meta.state != SlotState::Free).map_or(0, |last| last + 1);
+        let holes = (0..used).rev().filter(|&slot| metas[slot].state == SlotState::Free);
+        self.freed.extend(holes.map(|slot| Place { segment, slot: slot as u16 }.id()));
+        if used < metas.len() {
+            self.fresh.push((segment, used as u32, metas.len() as u32));
+        }
+    }
 }
 
 /// A page that was found.
@@ -39,6 +50,7 @@ pub(crate) struct Found {
     pub(crate) slot: SlotId,
     pub(crate) bytes: u32,
     pub(crate) checksum: u64,
+    pub(crate) sequence: u64,
 }
 
 /// What a put did to others.
@@ -92,16 +104,22 @@ impl Catalog {
         self.replaying = false;
         for class in self.classes.values_mut() {
             (class.freed, class.fresh) = (Vec::new(), Vec::new());
-            for &segment in &class.segments {
-                let metas = self.slots.segment(segment);
-                let used =
-                    metas.iter().rposition(|meta| meta.state != SlotState::Free).map_or(0, |last| last + 1);
-                let holes = (0..used).rev().filter(|&slot| metas[slot].state == SlotState::Free);
-                class.freed.extend(holes.map(|slot| Place { segment, slot: slot as u16 }.id()));
-                if used < metas.len() {
-                    class.fresh.push((segment, used as u32, metas.len() as u32));
-                }
+            for segment in class.segments.clone() {
+                class.list_free(segment, self.slots.segment(segment));
             }
+        }
+    }
+
+    /// Adds a segment that has pages. Their keys are in no other slot.
+    pub(crate) fn add_filled_segment(&mut self, segment: u16, slot_bytes: u32, slots: u32, pages: &[Put]) {
+        let replaying = std::mem::replace(&mut self.replaying, true);
+        self.add_segment(segment, slot_bytes, slots);
+        for put in pages {
+            self.publish(put);
+        }
+        self.replaying = replaying;
+        if !replaying && let Some(class) = self.classes.get_mut(&slot_bytes) {
+            class.list_free(segment, self.slots.segment(segment));
         }
     }
 
@@ -143,6 +161,10 @@ impl Catalog {
 
     pub(crate) fn class(&self, slot_bytes: u32) -> Option<&Class> {
         self.classes.get(&slot_bytes)
+    }
+
+    pub(crate) fn slots_of_segment(&self, segment: u16) -> u64 {
+        self.slots.segment(segment).len() as u64
     }
 
     pub(crate) fn slot_bytes(&self, segment: u16) -> Option<u32> {
@@ -209,7 +231,7 @@ impl Catalog {
         self.clock += 1;
         let meta = self.slots.get_mut(slot)?;
         meta.used = self.clock;
-        let found = Found { slot, bytes: meta.bytes, checksum: meta.checksum };
+        let found = Found { slot, bytes: meta.bytes, checksum: meta.checksum, sequence: meta.sequence };
         if let Some(class) = self.class_of_slot(slot) {
             class.policy.touch(slot);
         }
@@ -220,6 +242,11 @@ impl Catalog {
     pub(crate) fn peek(&self, pool: u8, digest: &Digest) -> Option<Put> {
         let slot = self.find(pool, digest)?;
         Some(self.slots.get(slot)?.put(slot))
+    }
+
+    /// As [`Catalog::peek`], by the pool's name.
+    pub(crate) fn peek_named(&self, (pool, digest): &NamedKey) -> Option<Put> {
+        self.peek(self.pool_id(pool)?, digest)
     }
 
     fn class_of_slot(&mut self, slot: SlotId) -> Option<&mut Class> {
@@ -379,18 +406,26 @@ impl Catalog {
         }
     }
 
-    /// Every page is gone. Slots that are being read follow when their readers are done. Answers how many there were.
-    pub(crate) fn clear(&mut self) -> u64 {
-        let pages = self.pages;
-        let mut live = Vec::new();
+    /// Every page put under a lower number is gone. Slots that are being read follow when their readers are done.
+    /// Answers how many there were.
+    pub(crate) fn clear(&mut self, sequence: u64) -> u64 {
+        let before = self.pages;
         for segment in self.segment_ids().collect::<Vec<_>>() {
-            live.clear();
-            self.uses_of_segment(segment, &mut live);
-            for &(_, slot) in &live {
-                self.unpublish_slot(slot);
+            let base = Place { segment, slot: 0 }.id();
+            let slots = self.slots.segment(segment).len() as u32;
+            for slot in (0..slots).map(|slot| base | slot) {
+                if self.slots.get(slot).is_some_and(|meta| meta.sequence < sequence) {
+                    self.unpublish_slot(slot);
+                }
             }
         }
-        pages
+        before - self.pages
+    }
+
+    /// The lowest number that a page here was put under.
+    pub(crate) fn oldest_sequence(&self) -> Option<u64> {
+        let metas = self.segment_ids().flat_map(|segment| self.slots.segment(segment));
+        metas.filter(|meta| meta.state == SlotState::Live).map(|meta| meta.sequence).min()
     }
 
     pub(crate) fn has_slot(&self, slot: SlotId) -> bool {

@@ -129,6 +129,32 @@ impl EvictionPolicy for Lru {
     }
 }
 
+/// No order: for the sets of others, whose writers evict.
+#[derive(Debug)]
+pub(crate) struct Unordered;
+
+impl Unordered {
+    pub(crate) fn boxed() -> Box<dyn EvictionPolicy> {
+        Box::new(Self)
+    }
+}
+
+impl EvictionPolicy for Unordered {
+    fn add_segment(&mut self, _: u16, _: u32) {}
+
+    fn remove_segment(&mut self, _: u16) {}
+
+    fn insert(&mut self, _: SlotId) {}
+
+    fn touch(&mut self, _: SlotId) {}
+
+    fn remove(&mut self, _: SlotId) {}
+
+    fn victims(&self, _: usize, _: &dyn Fn(SlotId) -> bool) -> Vec<SlotId> {
+        Vec::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

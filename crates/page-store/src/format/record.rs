@@ -26,6 +26,7 @@ const SEAL: u8 = 4;
 const POOL: u8 = 5;
 const HEADER: u8 = 6;
 const SNAPSHOT_END: u8 = 7;
+const FORGET: u8 = 8;
 
 /// Where a page is: slot `slot` of segment `segment`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,8 +68,10 @@ pub(crate) enum Record {
     Put(Put),
     /// The page is no longer in its slot, which may be written next.
     Retire { pool: u8, place: Place, sequence: u64, digest: Digest },
-    /// Every page put before is gone.
+    /// Every page put under a lower number is gone, in whatever set of the namespace it is.
     Clear { sequence: u64 },
+    /// A page of this key put under a lower number is gone, in whatever set of the namespace it is.
+    Forget { pool: u8, sequence: u64, digest: Digest },
     /// The last record of a generation: what follows is in that one.
     Seal { next: u64 },
     /// The last record of a snapshot: how many records came before it, and the CRC-64/NVMe over them.
@@ -133,6 +136,9 @@ impl Record {
                 fields.kind = CLEAR;
                 fields.sequence = sequence;
             }
+            Self::Forget { pool, sequence, digest } => {
+                fields = Fields { kind: FORGET, pool, sequence, digest, ..Fields::EMPTY };
+            }
             Self::Seal { next } => {
                 fields.kind = SEAL;
                 fields.sequence = next;
@@ -189,6 +195,7 @@ impl Record {
             RETIRE => Self::Retire { pool, place, sequence, digest },
             CLEAR => Self::Clear { sequence },
             SEAL => Self::Seal { next: sequence },
+            FORGET => Self::Forget { pool, sequence, digest },
             SNAPSHOT_END => Self::SnapshotEnd { records: sequence, checksum },
             _ => return None,
         })
@@ -209,6 +216,7 @@ mod tests {
             Record::Put(Put { pool: 1, place, bytes: u32::MAX, checksum: 7, sequence: 8, digest: [9; 32] }),
             Record::Retire { pool: 1, place, sequence: u64::MAX, digest: [9; 32] },
             Record::Clear { sequence: 3 },
+            Record::Forget { pool: 7, sequence: 11, digest: [3; 32] },
             Record::Seal { next: 4 },
             Record::SnapshotEnd { records: 12, checksum: 13 },
         ]

@@ -9,13 +9,13 @@ use hicache_core::{
 use super::moves::{Move, Moved};
 use super::{Breaker, Exposed, Progress, Shared, parts};
 use crate::catalog::SlotId;
-use crate::volume::Counters;
+use crate::volume::{Counters, Source, Volume};
 
 /// A page on its way.
 struct Loading {
     key: PageKey,
     volume: usize,
-    slot: SlotId,
+    source: Source,
     checksum: u64,
     bytes: u32,
 }
@@ -54,27 +54,35 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
         let volume = &shared.volumes[number];
         let keys: Vec<PageKey> = pages.iter().map(|page| page.1).collect();
         let mut moves = Vec::with_capacity(pages.len());
-        let (mut wrong, mut missed) = (Vec::new(), 0);
-        for ((i, key, bytes), pinned) in pages.into_iter().zip(volume.pin(&keys)) {
-            let Some(pinned) = pinned else {
-                missed += 1;
-                continue;
+        let (mut wrong, mut missed, mut failed) = (Vec::new(), 0, 0);
+        for ((i, key, bytes), found) in pages.into_iter().zip(volume.locate(&keys)) {
+            let found = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => {
+                    missed += 1;
+                    continue;
+                }
+                Err(error) => {
+                    failed += 1;
+                    outcomes[i] = Outcome::Failed(error.with_key(key));
+                    continue;
+                }
             };
-            if pinned.bytes != bytes {
-                wrong.push(pinned.slot);
+            if found.bytes != bytes {
+                failed += 1;
+                wrong.extend(found.source.pinned());
                 outcomes[i] = Outcome::Failed(
                     Error::config("the page was stored with another length")
                         .with_key(key)
-                        .with_bytes(u64::from(bytes), u64::from(pinned.bytes)),
+                        .with_bytes(u64::from(bytes), u64::from(found.bytes)),
                 );
                 continue;
             }
             let Some(page) = memory[i].take() else { continue };
             loading[i] =
-                Some(Loading { key, volume: number, slot: pinned.slot, checksum: pinned.checksum, bytes });
-            moves.push(Move { tag: i, segment: pinned.segment, offset: pinned.offset, memory: page });
+                Some(Loading { key, volume: number, source: found.source, checksum: found.checksum, bytes });
+            moves.push(Move { tag: i, segment: found.segment, offset: found.offset, memory: page });
         }
-        let failed = wrong.len() as u64;
         volume.unpin(wrong.into_iter(), |counters| {
             counters.failed_pages += failed;
             counters.missed_pages += missed;
@@ -100,12 +108,19 @@ fn finish(
 ) {
     let mut counts: Vec<(Vec<SlotId>, Counters)> = vec![Default::default(); shared.volumes.len()];
     for page in moved {
-        let Some(Loading { key, volume, slot, checksum, bytes }) = loading[page.tag].take() else { continue };
+        let Some(Loading { key, volume, source, checksum, bytes }) = loading[page.tag].take() else {
+            continue;
+        };
         let (slots, counters) = &mut counts[volume];
-        slots.push(slot);
-        outcomes[page.tag] = match verify(shared, &page, checksum) {
+        slots.extend(source.pinned());
+        outcomes[page.tag] = match verify(shared, &page, checksum, source) {
+            Err(error) if replaced(&shared.volumes[volume], &key, source, &error) => {
+                counters.missed_pages += 1;
+                Outcome::Absent
+            }
             Ok(()) => {
                 counters.hit_pages += 1;
+                counters.foreign_hit_pages += u64::from(matches!(source, Source::Other { .. }));
                 counters.read_bytes += u64::from(bytes);
                 Outcome::Done
             }
@@ -114,7 +129,9 @@ fn finish(
                     ErrorKind::Corrupt => {
                         counters.corrupt_pages += 1;
                         tracing::warn!(%key, "a page does not fit its checksum; it is dropped");
-                        shared.volumes[volume].drop_corrupt(&key, slot);
+                        if let Source::Own(slot) = source {
+                            shared.volumes[volume].drop_corrupt(&key, slot);
+                        }
                     }
                     ErrorKind::Abandoned => counters.abandoned_pages += 1,
                     _ => counters.failed_pages += 1,
@@ -125,18 +142,27 @@ fn finish(
         memory[page.tag] = page.memory;
     }
     for (volume, (slots, seen)) in shared.volumes.iter().zip(counts) {
-        if !slots.is_empty() {
+        if !slots.is_empty() || seen != Counters::default() {
             volume.unpin(slots.into_iter(), |counters| counters.add(&seen));
         }
     }
 }
 
-fn verify(shared: &Shared, page: &Moved, checksum: u64) -> hicache_core::Result<()> {
+/// Whether a page of another set was replaced or given up by its writer while it was read: that is a miss.
+fn replaced(volume: &Volume, key: &PageKey, source: Source, error: &Error) -> bool {
+    let Source::Other { set, put } = source else { return false };
+    // A segment that was cut before it was removed reads short.
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) && !volume.is_corrupt_elsewhere(key, set, &put)
+}
+
+fn verify(shared: &Shared, page: &Moved, checksum: u64, source: Source) -> hicache_core::Result<()> {
     page.result.clone()?;
     let Some(memory) = &page.memory else {
         return Err(Error::new(ErrorKind::Abandoned, "the memory of the page did not come back"));
     };
-    if !shared.verify && !shared.must_verify(memory) {
+    // Nothing but the checksum tells whether another's slot still had the page.
+    let others = matches!(source, Source::Other { .. });
+    if !others && !shared.verify && !shared.must_verify(memory) {
         return Ok(());
     }
     let seen = memory.checksum()?;

@@ -1,31 +1,25 @@
 //! The capacity of a root. The file system is the ledger: under the root's lock, what all files take is summed before
 //! one more segment is allocated, so a crash needs no repair.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use hicache_core::{Error, Result};
+use hicache_core::{Error, ErrorKind, Result};
+
+use super::census::Census;
 
 /// Physical bytes of everything under `path`. What disappears meanwhile counts nothing.
 pub(crate) fn physical_bytes(path: &Path) -> io::Result<u64> {
-    physical_bytes_without(path, None)
-}
-
-fn physical_bytes_without(path: &Path, without: Option<&Path>) -> io::Result<u64> {
-    if without == Some(path) {
-        return Ok(0);
-    }
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
     };
-    // A file that could not be allocated beforehand (no fallocate there) counts with the length that it will have.
-    let logical = if metadata.is_file() { metadata.len() } else { 0 };
-    let mut sum = (metadata.blocks() * 512).max(logical);
+    let mut sum = own_bytes(&metadata);
     if metadata.is_dir() {
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
@@ -33,10 +27,17 @@ fn physical_bytes_without(path: &Path, without: Option<&Path>) -> io::Result<u64
             Err(error) => return Err(error),
         };
         for entry in entries {
-            sum += physical_bytes_without(&entry?.path(), without)?;
+            sum += physical_bytes(&entry?.path())?;
         }
     }
     Ok(sum)
+}
+
+/// What one file or directory takes, without what is in it.
+pub(super) fn own_bytes(metadata: &fs::Metadata) -> u64 {
+    // A file that could not be allocated beforehand (no fallocate there) counts with the length that it will have.
+    let logical = if metadata.is_file() { metadata.len() } else { 0 };
+    (metadata.blocks() * 512).max(logical)
 }
 
 /// What the file system of `path` has free for us. Some report nothing of that kind (ramfs): those have no limit.
@@ -59,13 +60,22 @@ pub(crate) struct Ledger {
 }
 
 /// The ledger while nobody else can allocate.
+#[derive(Debug)]
 pub(crate) struct OpenLedger<'a> {
     ledger: &'a Ledger,
-    /// Physical bytes under the root now, apart from the set that asked.
-    pub(crate) others: u64,
+    /// Who is there, and what they take.
+    pub(crate) census: Census,
     /// What the file system has free now.
     pub(crate) free: u64,
     #[expect(dead_code, reason = "held as long as the ledger is open")]
+    held: RootLock<'a>,
+}
+
+/// The root's lock.
+#[derive(Debug)]
+pub(crate) struct RootLock<'a> {
+    lock: &'a File,
+    #[expect(dead_code, reason = "held as long as the lock is")]
     threads: MutexGuard<'a, ()>,
 }
 
@@ -91,6 +101,7 @@ impl Ledger {
         Ok(Self { root: root.to_owned(), lock, threads: Mutex::new(()), capacity_bytes })
     }
 
+    /// The limit that this store was opened with.
     pub(crate) fn capacity_bytes(&self) -> u64 {
         self.capacity_bytes
     }
@@ -99,28 +110,70 @@ impl Ledger {
         &self.root
     }
 
-    /// Waits for the root's lock and sums, without the set `own`: what its metadata takes changes from one moment to
-    /// the next, so whoever has it counts it with what it may come to take.
+    /// Takes the root's lock, which nobody holds for long: whoever can't have it in time goes on without.
     ///
     /// # Errors
-    /// `Io`.
-    pub(crate) fn lock(&self, own: &Path) -> Result<OpenLedger<'_>> {
+    /// `Busy`, `Io`.
+    pub(crate) fn lock_root(&self, within: Duration) -> Result<RootLock<'_>> {
         let io = |error| Error::io("lock", format!("root {}", self.root.display()), error);
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        self.lock.lock().map_err(io)?;
-        let others = physical_bytes_without(&self.root, Some(own));
-        match others.and_then(|others| Ok((others, free_bytes(&self.root)?))) {
-            Ok((others, free)) => Ok(OpenLedger { ledger: self, others, free, threads }),
-            Err(error) => {
-                let _ = self.lock.unlock();
-                Err(io(error))
+        let until = Instant::now() + within;
+        let mut pause = Duration::from_micros(100);
+        loop {
+            match self.lock.try_lock() {
+                Ok(()) => return Ok(RootLock { lock: &self.lock, threads }),
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let text = format!(
+                        "the lock of root {} was not to be had within {within:?}; some process that uses it is stopped",
+                        self.root.display()
+                    );
+                    return Err(Error::new(ErrorKind::Busy, text).with_retryable(true));
+                }
+                Err(TryLockError::Error(error)) => return Err(io(error)),
             }
         }
     }
+
+    /// Takes the root's lock and sums. The set `own` is listed apart: what its metadata takes changes from one moment to
+    /// the next, so whoever has it counts it with what it may come to take.
+    ///
+    /// # Errors
+    /// `Busy`, `Io`.
+    pub(crate) fn lock(&self, own: &Path, within: Duration) -> Result<OpenLedger<'_>> {
+        let held = self.lock_root(within)?;
+        let io = |error| Error::io("sum", format!("root {}", self.root.display()), error);
+        let census = Census::take(&self.root, own).map_err(io)?;
+        let free = free_bytes(&self.root).map_err(io)?;
+        Ok(OpenLedger { ledger: self, census, free, held })
+    }
 }
 
-impl Drop for OpenLedger<'_> {
+impl OpenLedger<'_> {
+    /// The limit that counts: the smallest of the living writers.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.census
+            .least_capacity()
+            .map_or(self.ledger.capacity_bytes, |least| least.min(self.ledger.capacity_bytes))
+    }
+
+    /// Sums again, after something was removed.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn sum_again(&mut self, own: &Path) -> Result<()> {
+        let io = |error| Error::io("sum", format!("root {}", self.ledger.root.display()), error);
+        self.census = Census::take(&self.ledger.root, own).map_err(io)?;
+        self.free = free_bytes(&self.ledger.root).map_err(io)?;
+        Ok(())
+    }
+}
+
+impl Drop for RootLock<'_> {
     fn drop(&mut self) {
-        let _ = self.ledger.lock.unlock();
+        let _ = self.lock.unlock();
     }
 }

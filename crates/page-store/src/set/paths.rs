@@ -36,6 +36,7 @@ pub(crate) struct SetPaths {
 impl SetPaths {
     pub(crate) const JOURNAL: &'static str = "journal";
     pub(crate) const SNAPSHOT: &'static str = "snapshot";
+    pub(crate) const NAMES: &'static str = "names";
 
     pub(crate) fn new(directory: PathBuf) -> Self {
         Self { directory }
@@ -58,7 +59,7 @@ impl SetPaths {
     }
 
     pub(crate) fn names(&self) -> PathBuf {
-        self.directory.join("names")
+        self.directory.join(Self::NAMES)
     }
 
     pub(crate) fn names_aside(&self) -> PathBuf {

@@ -107,3 +107,15 @@ pub(crate) fn open_segment(path: PathBuf) -> Result<(SegmentFile, u64)> {
         Err(error) => Err(Error::io("open", format!("segment {}", path.display()), error)),
     }
 }
+
+/// Opens a segment of another set, to be read. `None` if it is not there.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn open_segment_to_read(path: PathBuf) -> Result<Option<SegmentFile>> {
+    match File::open(&path) {
+        Ok(file) => Ok(Some(SegmentFile::new(path, file))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("open", format!("segment {}", path.display()), error)),
+    }
+}

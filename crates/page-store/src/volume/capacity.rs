@@ -1,5 +1,6 @@
 //! Making room: empty slots, one more segment, eviction, or a segment of another size.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result};
@@ -7,20 +8,28 @@ use hicache_core::{Error, ErrorKind, Result};
 use super::{State, Volume};
 use crate::config::LEAST_PAGES;
 use crate::format::{Put, Record};
-use crate::set::{OpenLedger, SegmentName, create_segment, physical_bytes};
+use crate::set::{
+    Life, Neighbour, OpenLedger, SegmentName, SetUse, create_segment, physical_bytes, remove_segment_file,
+};
 
 /// Journal and snapshot, and both once more while a generation begins: 64 bytes a slot each.
 const METADATA_BYTES_A_SLOT: u64 = 4 * 64;
 /// First steps of journals, blocks that are taken whole, extents of fragmented segments.
 const METADATA_BYTES: u64 = 128 << 10;
 /// Segments are so small that at least so many make up the store: what is given back is given back in segments.
-const LEAST_SEGMENTS: u64 = 16;
+const LEAST_SEGMENTS: u64 = 32;
+/// A size that evicts looks at the others about so often while all its pages go.
+const LOOKS: u64 = 16;
 /// Roughly how many segments make up a large store: well below half of the files that a process may usually open.
 const MOST_SEGMENTS: u64 = 256;
 /// Most slots that a record's 16 bits can name.
 const MOST_SLOTS: u64 = 1 << 16;
 /// A root that was full is summed again after this long: others may have given something back.
 const FULL_FOR: Duration = Duration::from_secs(1);
+/// The same while others are asked to give something back.
+const STARVED_FOR: Duration = Duration::from_millis(100);
+/// How long the root's lock is waited for.
+const LEDGER_WITHIN: Duration = Duration::from_millis(200);
 
 /// What two journals may take however few slots there are: so much of the capacity, within these limits.
 const JOURNAL_SHARE: u64 = 2048;
@@ -32,15 +41,26 @@ fn bytes_a_slot(slot_bytes: u32) -> u64 {
     u64::from(slot_bytes) + METADATA_BYTES_A_SLOT
 }
 
-/// What a set takes.
-struct Own {
-    segments: u64,
-    metadata_now: u64,
-    /// What it may come to, and at least what it is now.
-    metadata: u64,
+/// What so many forgotten keys take, as [`extra_bytes`] counts.
+pub(super) fn forgotten_bytes(keys: u64) -> u64 {
+    keys * METADATA_BYTES_A_SLOT / 2
 }
 
-enum Growth {
+/// What names and forgotten keys take: as long as the capacity has room for them and for them once more, the names log
+/// can be written anew and a snapshot beside a journal.
+pub(super) fn extra_bytes(name_bytes: u64, forgotten_keys: u64) -> u64 {
+    name_bytes + forgotten_bytes(forgotten_keys)
+}
+
+/// What a set takes.
+pub(super) struct Own {
+    pub(super) segments: u64,
+    metadata_now: u64,
+    /// What it may come to, and at least what it is now.
+    pub(super) metadata: u64,
+}
+
+pub(super) enum Growth {
     Grown,
     Full,
 }
@@ -64,7 +84,9 @@ impl Volume {
                 Ok(Growth::Grown) => {}
                 Ok(Growth::Full) => break,
                 // A full disk is the limit, a little earlier than thought; a failing one leaves what is there.
-                Err(error) if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Io) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Io | ErrorKind::Busy) =>
+                {
                     self.lock().full_since = Some(Instant::now());
                     refused = Some(error);
                     break;
@@ -83,7 +105,12 @@ impl Volume {
             !classes.contains_key(&slot_bytes) && classes.values().all(|class| class.busy == 0)
         };
         if free == 0 && nothing_to_come(&self.lock()) {
-            let error = Error::new(ErrorKind::NoSpace, format!("no room for a page of {slot_bytes} bytes"));
+            let mut text = format!("no room for a page of {slot_bytes} bytes");
+            let starved = self.is_starved();
+            if starved {
+                text += "; other writers have the root and were asked to give their share back";
+            }
+            let error = Error::new(ErrorKind::NoSpace, text).with_retryable(starved);
             return Err(refused.unwrap_or(error));
         }
         Ok(free)
@@ -95,7 +122,7 @@ impl Volume {
 
     /// How many slots of this size the volume could have, all in all.
     pub(crate) fn slots(&self, slot_bytes: u32) -> Result<u64> {
-        let ledger = self.ledger.lock(self.paths.directory())?;
+        let ledger = self.open_ledger()?;
         let state = self.lock();
         let own = state.catalog.class(slot_bytes).map_or(0, |class| class.slots);
         Ok(own + self.room(&state, &ledger) / bytes_a_slot(slot_bytes))
@@ -111,22 +138,58 @@ impl Volume {
         METADATA_BYTES + 2 * (self.least_journal_bytes() - LEAST_JOURNAL_BYTES)
     }
 
+    /// Takes the root's lock and sums. Waits for it only shortly: whoever stores must not hang with a process that is
+    /// stopped.
+    pub(super) fn open_ledger(&self) -> Result<OpenLedger<'_>> {
+        let ledger = self.ledger.lock(self.paths.directory(), LEDGER_WITHIN)?;
+        let (limit, own) = (ledger.capacity_bytes(), self.ledger.capacity_bytes());
+        if self.capacity_now.swap(limit, Ordering::Relaxed) != limit && limit < own {
+            tracing::warn!(
+                root = %self.root().display(),
+                capacity_bytes = own,
+                limit,
+                "another writer of this root has a smaller capacity; it counts for all"
+            );
+        }
+        Ok(ledger)
+    }
+
     /// What this set takes.
-    fn own(&self, state: &State) -> Own {
+    pub(super) fn own(&self, state: &State) -> Own {
         let slots: u64 = state.catalog.classes().values().map(|class| class.slots).sum();
         let segments =
             state.segments.values().filter_map(|segment| physical_bytes(segment.path()).ok()).sum();
         let now = physical_bytes(self.paths.directory()).unwrap_or(0).saturating_sub(segments);
-        // The names twice: once more while the log is written anew.
-        let later = self.metadata_bytes() + slots * METADATA_BYTES_A_SLOT + 2 * state.names_room;
+        let later = self.later(slots, state.extra_room);
         Own { segments, metadata_now: now, metadata: later.max(now) }
+    }
+
+    /// What the metadata of a set may come to.
+    fn later(&self, slots: u64, extra: u64) -> u64 {
+        self.metadata_bytes() + slots * METADATA_BYTES_A_SLOT + 2 * extra
+    }
+
+    /// What a set of somebody else takes, and may come to take as it is.
+    pub(super) fn taken_by(&self, set: &Neighbour) -> u64 {
+        let SetUse { segment_bytes, slots, metadata_bytes, name_bytes, .. } = set.takes;
+        match set.life {
+            Life::Dead => segment_bytes + metadata_bytes,
+            Life::Live { .. } => segment_bytes + metadata_bytes.max(self.later(slots, name_bytes)),
+        }
+    }
+
+    /// Everything under the root but the own set.
+    pub(super) fn taken_by_others(&self, ledger: &OpenLedger<'_>) -> u64 {
+        let sets: u64 = ledger.census.sets.iter().map(|set| self.taken_by(set)).sum();
+        ledger.census.other_bytes + sets
     }
 
     /// Bytes that more slots may take, with their metadata. A disk that is nearly full is a limit too: what the journal
     /// needs must stay free.
-    fn room(&self, state: &State, ledger: &OpenLedger<'_>) -> u64 {
+    pub(super) fn room(&self, state: &State, ledger: &OpenLedger<'_>) -> u64 {
         let own = self.own(state);
-        let left = self.ledger.capacity_bytes().saturating_sub(ledger.others + own.segments + own.metadata);
+        let taken = self.taken_by_others(ledger) + own.segments + own.metadata;
+        let left = ledger.capacity_bytes().saturating_sub(taken);
         left.min(ledger.free.saturating_sub(own.metadata - own.metadata_now))
     }
 
@@ -135,10 +198,10 @@ impl Volume {
     /// # Errors
     /// `Config` with the least capacity; `Io`.
     pub(crate) fn check_capacity(&self, slot_bytes: u32) -> Result<()> {
-        let ledger = self.ledger.lock(self.paths.directory())?;
-        // What the set's own pages take can be evicted for this one.
-        let taken = ledger.others + self.metadata_bytes() + 2 * self.lock().names_room;
-        let slots = self.ledger.capacity_bytes().saturating_sub(taken) / bytes_a_slot(slot_bytes);
+        let ledger = self.open_ledger()?;
+        // What the set's own pages take can be evicted for this one, and what others have too much of comes back.
+        let taken = ledger.census.other_bytes + self.metadata_bytes() + 2 * self.lock().extra_room;
+        let slots = ledger.capacity_bytes().saturating_sub(taken) / bytes_a_slot(slot_bytes);
         if slots >= LEAST_PAGES {
             return Ok(());
         }
@@ -148,7 +211,7 @@ impl Volume {
         Err(Error::config(format!(
             "capacity_bytes is {}, which in {} is room for {slots} pages of {slot_bytes} bytes; a store holds at \
              least {LEAST_PAGES}: give it at least {}",
-            self.ledger.capacity_bytes().saturating_mul(self.options.roots),
+            ledger.capacity_bytes().saturating_mul(self.options.roots),
             self.root().display(),
             least * self.options.roots,
         )))
@@ -158,15 +221,35 @@ impl Volume {
     fn fit(&self, slot_bytes: u32) -> Result<()> {
         // Before anything is given up for a store that is then refused.
         self.check_capacity(slot_bytes)?;
-        let ledger = self.ledger.lock(self.paths.directory())?;
-        let mut state = self.lock();
-        let own = self.own(&state);
-        state.fits = true;
-        if ledger.others + own.segments + own.metadata_now <= self.ledger.capacity_bytes() {
-            return Ok(());
+        let mut ledger = self.open_ledger()?;
+        let over = |ledger: &OpenLedger<'_>, state: &State| {
+            let own = self.own(state);
+            let taken = self.taken_by_others(ledger) + own.segments + own.metadata;
+            taken.saturating_sub(ledger.capacity_bytes())
+        };
+        {
+            let mut state = self.lock();
+            state.fits = true;
+            let own = self.own(&state);
+            let now = self.taken_by_others(&ledger) + own.segments + own.metadata_now;
+            if now <= ledger.capacity_bytes() {
+                return Ok(());
+            }
         }
-        let taken = |own: Own| ledger.others + own.segments + own.metadata;
-        while taken(self.own(&state)) > self.ledger.capacity_bytes() {
+        loop {
+            let over = over(&ledger, &self.lock());
+            if over == 0 || !self.reclaim_dead(&mut ledger, over)? {
+                break;
+            }
+        }
+        let fair = self.share(&ledger).fair;
+        let mut state = self.lock();
+        while over(&ledger, &state) > 0 {
+            let own = self.own(&state);
+            if ledger.census.living().next().is_some() && own.segments + own.metadata <= fair {
+                // The others are above their shares.
+                break;
+            }
             let Some((segment, _)) = state.catalog.coldest_segment(None) else {
                 // Those that are left are in use.
                 state.fits = false;
@@ -177,11 +260,23 @@ impl Volume {
         Ok(())
     }
 
+    /// Length of a whole segment.
+    fn usual_segment_bytes(&self, slot_bytes: u32) -> u64 {
+        let capacity = self.capacity_now.load(Ordering::Relaxed);
+        let whole = capacity / bytes_a_slot(slot_bytes);
+        // A file is open for each segment, and again for direct I/O: large stores get larger ones.
+        let segment_bytes = self.options.segment_bytes.max(capacity / MOST_SEGMENTS);
+        let slots =
+            (segment_bytes / u64::from(slot_bytes)).min(whole.div_ceil(LEAST_SEGMENTS)).clamp(1, MOST_SLOTS);
+        slots * u64::from(slot_bytes)
+    }
+
     /// Adds a segment if the capacity allows one.
     fn grow(&self, slot_bytes: u32) -> Result<Growth> {
         let first_of_its_size = {
             let state = self.lock();
-            if state.full_since.is_some_and(|since| since.elapsed() < FULL_FOR) {
+            let full_for = if self.is_starved() { STARVED_FOR } else { FULL_FOR };
+            if state.full_since.is_some_and(|since| since.elapsed() < full_for) {
                 return Ok(Growth::Full);
             }
             state.catalog.class(slot_bytes).is_none()
@@ -189,25 +284,30 @@ impl Volume {
         if first_of_its_size {
             self.check_capacity(slot_bytes)?;
         }
-        let ledger = self.ledger.lock(self.paths.directory())?;
-        let (name, slots) = {
+        let mut ledger = self.open_ledger()?;
+        if !self.may_grow(&ledger)? {
+            self.lock().full_since = Some(Instant::now());
+            return Ok(Growth::Full);
+        }
+        let slot = bytes_a_slot(slot_bytes);
+        let mut room = self.room(&self.lock(), &ledger);
+        while room < slot && self.reclaim_dead(&mut ledger, slot.max(self.usual_segment_bytes(slot_bytes)))? {
+            room = self.room(&self.lock(), &ledger);
+        }
+        let slots = room / slot;
+        self.tell_hunger(&ledger, if slots == 0 { slot } else { 0 });
+        let name = {
             let mut state = self.lock();
-            let room = self.room(&state, &ledger) / bytes_a_slot(slot_bytes);
-            if room == 0 {
+            if slots == 0 {
                 state.full_since = Some(Instant::now());
                 return Ok(Growth::Full);
             }
-            let whole = self.ledger.capacity_bytes() / bytes_a_slot(slot_bytes);
-            // A file is open for each segment, and again for direct I/O: large stores get larger ones.
-            let segment_bytes = self.options.segment_bytes.max(self.ledger.capacity_bytes() / MOST_SEGMENTS);
-            let usual = (segment_bytes / u64::from(slot_bytes))
-                .min(whole.div_ceil(LEAST_SEGMENTS))
-                .clamp(1, MOST_SLOTS);
             let Some(segment) = state.next_segment() else {
                 return Err(Error::new(ErrorKind::NoSpace, "all 65,536 segment numbers are in use"));
             };
-            (SegmentName { slot_bytes, segment }, usual.min(room))
+            SegmentName { slot_bytes, segment }
         };
+        let slots = slots.min(self.usual_segment_bytes(slot_bytes) / u64::from(slot_bytes)).min(MOST_SLOTS);
         let path = self.paths.segment(name);
         let (file, allocation) = create_segment(path, slots * u64::from(slot_bytes))?;
         tracing::debug!(segment = %name, slots, ?allocation, "segment added");
@@ -231,9 +331,16 @@ impl Volume {
 
     /// Writes down that pages are gone, then forgets them. Only then may their slots be written.
     pub(super) fn retire(&self, state: &mut State, pages: &[Put]) -> Result<()> {
-        if pages.is_empty() {
-            return Ok(());
-        }
+        self.retire_with(state, pages, std::iter::empty())
+    }
+
+    /// As [`Volume::retire`], with other records in the same write.
+    pub(super) fn retire_with(
+        &self,
+        state: &mut State,
+        pages: &[Put],
+        others: impl Iterator<Item = Record>,
+    ) -> Result<()> {
         let first = self.sequence.take(pages.len() as u64);
         let records = (first..).zip(pages).map(|(sequence, put)| Record::Retire {
             pool: put.pool,
@@ -241,7 +348,11 @@ impl Volume {
             sequence,
             digest: put.digest,
         });
-        state.journal.append(records)?;
+        let records: Vec<Record> = records.chain(others).collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.append(state, records)?;
         for put in pages {
             state.catalog.unpublish(put.pool, &put.digest);
         }
@@ -249,40 +360,53 @@ impl Volume {
         Ok(())
     }
 
-    /// Takes a whole segment from another size if this one has none, or if every page in it was used longer ago than
-    /// the page that this size would evict next.
+    /// Takes whole segments from other sizes if this one has none, or if every page in them was used longer ago than the
+    /// page that this size would evict next.
     fn reclaim_if_colder(&self, slot_bytes: u32) -> Result<()> {
-        {
+        let has_some = {
             let mut state = self.lock();
             if state.catalog.classes().keys().all(|&other| other == slot_bytes) {
                 return Ok(());
             }
-            let coldest_own = state.catalog.coldest_use(slot_bytes);
-            let class = state.catalog.class(slot_bytes);
-            if let Some(class) = class {
+            let class = state.catalog.class(slot_bytes).map(|class| (class.slots, class.free()));
+            if let Some((slots, free)) = class {
                 // Looking goes through every slot of the other sizes, so not at every batch.
-                let due = class.slots.div_ceil(LEAST_SEGMENTS).max(LEAST_PAGES);
-                if class.free() > 0 || state.evicted_since_look < due {
+                let due = slots.div_ceil(LOOKS).max(LEAST_PAGES);
+                if free > 0 || state.evicted_since_look < due {
                     return Ok(());
                 }
             }
             state.evicted_since_look = 0;
-            let Some((segment, hottest)) = state.catalog.coldest_segment(Some(slot_bytes)) else {
-                return Ok(());
-            };
-            if coldest_own.is_some_and(|own| own <= hottest) {
-                return Ok(());
+            class.is_some()
+        };
+        let (mut grown, mut freed) = (0, 0);
+        // A large slot may take the place of many segments of small ones. If that did not help, nothing of the kind does.
+        let enough = bytes_a_slot(slot_bytes) + 2 * self.usual_segment_bytes(slot_bytes);
+        while grown < LEAST_SEGMENTS / LOOKS && freed < enough {
+            {
+                let mut state = self.lock();
+                let coldest_own = state.catalog.coldest_use(slot_bytes);
+                let Some((segment, hottest)) = state.catalog.coldest_segment(Some(slot_bytes)) else { break };
+                if has_some && coldest_own.is_some_and(|own| own <= hottest) {
+                    break;
+                }
+                let slots = state.catalog.slots_of_segment(segment);
+                freed += slots * u64::from(state.catalog.slot_bytes(segment).unwrap_or_default());
+                self.give_up(&mut state, segment)?;
             }
-            self.give_up(&mut state, segment)?;
+            match self.grow(slot_bytes) {
+                Ok(Growth::Grown) if !has_some => break,
+                Ok(Growth::Grown) => (grown, freed) = (grown + 1, 0),
+                Ok(Growth::Full) => {}
+                Err(error) if error.kind() == ErrorKind::NoSpace => {}
+                Err(error) => return Err(error),
+            }
         }
-        match self.grow(slot_bytes) {
-            Err(error) if error.kind() != ErrorKind::NoSpace => Err(error),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// Evicts every page of a segment, none of which is in use, and removes it.
-    fn give_up(&self, state: &mut State, segment: u16) -> Result<()> {
+    pub(super) fn give_up(&self, state: &mut State, segment: u16) -> Result<()> {
         let pages = state.catalog.pages_of_segment(segment);
         self.retire(state, &pages)?;
         state.counters.evicted_pages += pages.len() as u64;
@@ -291,27 +415,27 @@ impl Volume {
         Ok(())
     }
 
-    /// Sees to it that the names log may grow by `more` bytes: it is on the medium like everything else. If nothing
-    /// is left, the log is written anew without the names of pages that are gone, and then pages go for it.
+    /// Sees to it that names and forgotten keys may take `more` bytes: they are on the medium like everything else. If
+    /// nothing is left, the names log is written anew without the names of pages that are gone, and then pages go for it.
     ///
     /// # Errors
-    /// `Io`, `NoSpace`: the names of these pages are not kept then.
-    pub(super) fn make_names_room(&self, more: u64) -> Result<()> {
+    /// `Io`, `NoSpace`: the names of these pages are not kept then; keys of others are not forgotten.
+    pub(super) fn make_extra_room(&self, more: u64) -> Result<()> {
         {
             let mut state = self.lock();
-            if state.names.bytes() + more <= state.names_room {
+            if state.extra_bytes() + more <= state.extra_room {
                 return Ok(());
             }
             self.compact_names(&mut state)?;
             // Most of it is gone pages: the room that there is will do. Otherwise this would be done ever so often.
-            if state.names.bytes() + more <= state.names_room / 4 * 3 {
+            if state.extra_bytes() + more <= state.extra_room / 4 * 3 {
                 return Ok(());
             }
         }
-        let mut ledger = self.ledger.lock(self.paths.directory())?;
+        let mut ledger = self.open_ledger()?;
         let mut state = self.lock();
-        let room = (state.names.bytes() + more) / 2 * 3;
-        let wanted = 2 * (room - state.names_room);
+        let room = (state.extra_bytes() + more) / 2 * 3;
+        let wanted = 2 * (room - state.extra_room);
         while self.room(&state, &ledger) < wanted {
             let Some((segment, _)) = state.catalog.coldest_segment(None) else {
                 return Err(Error::new(ErrorKind::NoSpace, "no room for the names of pages"));
@@ -320,7 +444,7 @@ impl Volume {
             self.give_up(&mut state, segment)?;
             ledger.free += before - self.own(&state).segments;
         }
-        state.names_room = room;
+        state.extra_room = room;
         Ok(())
     }
 
@@ -328,7 +452,7 @@ impl Volume {
     pub(super) fn drop_segment(&self, state: &mut State, segment: u16) {
         if state.catalog.remove_segment(segment)
             && let Some(file) = state.segments.remove(&segment)
-            && let Err(error) = std::fs::remove_file(file.path())
+            && let Err(error) = remove_segment_file(file.path())
         {
             // The next to open the set finds it, empty, and uses it.
             tracing::warn!(path = %file.path().display(), %error, "a segment was not removed");
@@ -337,8 +461,13 @@ impl Volume {
 }
 
 impl State {
+    /// What names and forgotten keys take now.
+    fn extra_bytes(&self) -> u64 {
+        extra_bytes(self.names.bytes(), self.forgotten)
+    }
+
     /// A number that no segment has; one that none ever had, as long as there is one.
-    fn next_segment(&mut self) -> Option<u16> {
+    pub(super) fn next_segment(&mut self) -> Option<u16> {
         if let Ok(fresh) = u16::try_from(self.next_segment) {
             self.next_segment += 1;
             return Some(fresh);

@@ -1,14 +1,18 @@
 //! What changes the pages of a volume: commit, delete, clear, corruption.
 
+use std::collections::HashSet;
+use std::fs::File;
 use std::sync::Arc;
 
 use hicache_core::{Error, ErrorKind, Outcome, PageKey, PoolName, Result};
 
+use super::capacity::forgotten_bytes;
+use super::look::shows;
 use super::{PoolCache, Volume};
 use crate::catalog::SlotId;
 use crate::config::Durability;
 use crate::format::{Place, Put, Record, name_bytes};
-use crate::set::SegmentFile;
+use crate::set::{SegmentFile, ring};
 
 /// A page whose bytes are in its slot.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ impl Volume {
                 format!("pool {name} is one too many; a store has 256"),
             ));
         };
-        state.journal.append([Record::Pool { id, name }])?;
+        self.append(&mut state, [Record::Pool { id, name }])?;
         state.catalog.add_pool(name);
         Ok(id)
     }
@@ -92,11 +96,20 @@ impl Volume {
             return Err(error);
         }
         let named: u64 = pages.iter().filter_map(|page| page.name.as_deref()).map(name_bytes).sum();
-        let names_fit = if named == 0 { Ok(()) } else { self.make_names_room(named) };
+        let names_fit = if named == 0 { Ok(()) } else { self.make_extra_room(named) };
+        if overwrite {
+            let keys: Vec<PageKey> = pages.iter().map(|page| page.key).collect();
+            let elsewhere = self.held_elsewhere(&keys).len() as u64;
+            let room = if elsewhere == 0 { Ok(()) } else { self.make_extra_room(forgotten_bytes(elsewhere)) };
+            if let Err(error) = room {
+                self.give_back(pages.iter().map(|page| page.slot));
+                return Err(error);
+            }
+        }
         let (outcomes, journal) = self.publish(&pages, overwrite, names_fit)?;
         // Published before it is on the disk: a load may already find it, and is right to. The answer waits.
         if group {
-            sync(vec![journal]).await?;
+            sync(journal.into_iter().collect()).await?;
         }
         Ok(outcomes)
     }
@@ -106,33 +119,57 @@ impl Volume {
         pages: &[Commit],
         overwrite: bool,
         names_fit: Result<()>,
-    ) -> Result<(Vec<CommitOutcome>, Arc<std::fs::File>)> {
+    ) -> Result<(Vec<CommitOutcome>, Option<Arc<File>>)> {
+        let mut neighbours = self.look();
         let mut state = self.lock();
         let mut outcomes = vec![CommitOutcome::Published; pages.len()];
-        let mut puts = Vec::with_capacity(pages.len());
-        let first = self.sequence.take(pages.len() as u64);
+        let mut records = Vec::with_capacity(pages.len());
+        let mut next = self.sequence.take(2 * pages.len() as u64);
+        let mut forgotten = Vec::new();
         for (i, page) in pages.iter().enumerate().rev() {
-            if !overwrite && state.catalog.peek(page.pool, &page.key.digest).is_some() {
+            let own = state.catalog.peek(page.pool, &page.key.digest);
+            let own_seen = own.is_some_and(|put| shows(neighbours.as_deref(), &page.key, put.sequence));
+            let elsewhere = || neighbours.as_deref().is_some_and(|others| others.find(&page.key).is_some());
+            if !overwrite && (own_seen || elsewhere()) {
                 outcomes[i] = CommitOutcome::Present;
                 state.catalog.give_back(page.slot);
                 continue;
             }
-            puts.push(Put {
+            if elsewhere() {
+                let named = (page.key.pool, page.key.digest);
+                records.push(Record::Forget { pool: page.pool, sequence: next, digest: page.key.digest });
+                forgotten.push((named, next));
+                next += 1;
+            }
+            records.push(Record::Put(Put {
                 pool: page.pool,
                 place: Place::from_id(page.slot),
                 bytes: page.bytes,
                 checksum: page.checksum,
-                sequence: first + puts.len() as u64,
+                sequence: next,
                 digest: page.key.digest,
-            });
+            }));
+            next += 1;
         }
-        if let Err(error) = state.journal.append(puts.iter().copied().map(Record::Put)) {
-            for put in &puts {
-                state.catalog.give_back(put.place.id());
+        let puts = |records: &[Record]| {
+            let put = |record: &Record| if let Record::Put(put) = record { Some(*put) } else { None };
+            records.iter().filter_map(put).collect::<Vec<Put>>()
+        };
+        let puts = puts(&records);
+        if let Err(error) = self.append(&mut state, records) {
+            let slots = puts.iter().map(|put| put.place.id());
+            if state.journal.is_torn() {
+                state.stranded.extend(slots);
+            } else {
+                slots.for_each(|slot| state.catalog.give_back(slot));
             }
             drop(state);
             self.released.notify_waiters();
             return Err(error);
+        }
+        state.forgotten += forgotten.len() as u64;
+        if let Some(neighbours) = &mut neighbours {
+            forgotten.into_iter().for_each(|(key, sequence)| neighbours.mask.forget(key, sequence));
         }
         for put in &puts {
             state.catalog.publish(put);
@@ -155,26 +192,56 @@ impl Volume {
         Ok((outcomes, journal))
     }
 
-    /// Deletes pages.
+    /// Deletes pages, in whatever set they are.
     ///
     /// # Errors
-    /// `Io`, `NoSpace`: none of them is deleted then.
+    /// `Io`, `NoSpace`: none of them is deleted then. `Unsupported` for a reader.
     pub(crate) fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+        let elsewhere = self.held_elsewhere(keys);
+        if !elsewhere.is_empty() {
+            self.make_extra_room(forgotten_bytes(elsewhere.len() as u64))?;
+            for key in &elsewhere {
+                self.pool(key.pool)?;
+            }
+        }
+        let mut neighbours = self.look();
         let mut state = self.lock();
         let mut pool = PoolCache::default();
-        let mut seen = std::collections::HashSet::new();
-        let found: Vec<Option<Put>> = keys
-            .iter()
-            .map(|key| {
-                let id = pool.id(&state.catalog, &key.pool)?;
-                state.catalog.peek(id, &key.digest).filter(|_| seen.insert(*key))
-            })
-            .collect();
-        let pages: Vec<Put> = found.iter().flatten().copied().collect();
-        self.retire(&mut state, &pages)?;
+        let mut seen = HashSet::new();
+        let (mut own, mut forgotten) = (Vec::new(), Vec::new());
+        let mut outcomes = Vec::with_capacity(keys.len());
+        for key in keys {
+            let named = (key.pool, key.digest);
+            let first = seen.insert(*key);
+            let id = pool.id(&state.catalog, &key.pool);
+            let put = id.and_then(|id| state.catalog.peek(id, &key.digest)).filter(|_| first);
+            own.extend(put);
+            let elsewhere = first && neighbours.as_deref().is_some_and(|others| others.find(key).is_some());
+            if let Some(id) = id.filter(|_| elsewhere) {
+                forgotten.push((id, named));
+            }
+            let own_seen = put.is_some_and(|put| shows(neighbours.as_deref(), key, put.sequence));
+            let there = own_seen || elsewhere;
+            outcomes.push(if there { Outcome::Done } else { Outcome::Absent });
+        }
+        let first = self.sequence.take(forgotten.len() as u64);
+        let numbered = (first..).zip(&forgotten);
+        let forget = |(sequence, &(pool, (_, digest)))| Record::Forget { pool, sequence, digest };
+        self.retire_with(&mut state, &own, numbered.clone().map(forget))?;
+        state.forgotten += forgotten.len() as u64;
+        if let Some(neighbours) = &mut neighbours {
+            numbered.for_each(|(sequence, (_, named))| neighbours.mask.forget(*named, sequence));
+        }
         drop(state);
         self.released.notify_waiters();
-        Ok(found.iter().map(|put| if put.is_some() { Outcome::Done } else { Outcome::Absent }).collect())
+        Ok(outcomes)
+    }
+
+    /// Which of these keys another set has a page of.
+    pub(super) fn held_elsewhere(&self, keys: &[PageKey]) -> Vec<PageKey> {
+        let Some(neighbours) = self.look() else { return Vec::new() };
+        let held = |key: &&PageKey| neighbours.find(key).is_some();
+        keys.iter().filter(held).copied().collect()
     }
 
     /// Removes the page of a slot whose bytes are not those of its checksum, if it is still that page.
@@ -190,15 +257,17 @@ impl Volume {
         }
     }
 
-    /// Deletes every page of this set, and gives the space back.
+    /// Deletes every page of the namespace, and gives the own space back; the other writers are woken to do the same.
     ///
     /// # Errors
-    /// `Io`, `NoSpace`: nothing is deleted then.
+    /// `Io`, `NoSpace`: nothing is deleted then. `Unsupported` for a reader.
     pub(crate) fn clear(&self) -> Result<u64> {
+        let foreign = self.foreign_pages().0;
+        let mut neighbours = self.look();
         let mut state = self.lock();
         let sequence = self.sequence.take(1);
-        state.journal.append([Record::Clear { sequence }])?;
-        let pages = state.catalog.clear();
+        self.append(&mut state, [Record::Clear { sequence }])?;
+        let pages = state.catalog.clear(sequence);
         for segment in state.catalog.segment_ids().collect::<Vec<_>>() {
             self.drop_segment(&mut state, segment);
         }
@@ -208,13 +277,17 @@ impl Volume {
             tracing::warn!(%error, "the names log was not emptied");
         }
         drop(state);
+        if let Some(neighbours) = &mut neighbours {
+            neighbours.mask.clear(sequence);
+            neighbours.followers().for_each(|follower| ring(follower.paths().directory()));
+        }
         self.released.notify_waiters();
-        Ok(pages)
+        Ok(pages + foreign)
     }
 }
 
 /// Brings files to the disk, each once, off the worker.
-async fn sync(mut files: Vec<Arc<std::fs::File>>) -> Result<()> {
+async fn sync(mut files: Vec<Arc<File>>) -> Result<()> {
     files.sort_unstable_by_key(|file| Arc::as_ptr(file) as usize);
     files.dedup_by(|a, b| Arc::ptr_eq(a, b));
     let synced =

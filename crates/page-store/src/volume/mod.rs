@@ -3,36 +3,46 @@
 //! Changes come from the completion worker alone; `exists`, `stat` and `list` read from any thread. One mutex guards
 //! the state, and no file is read or written under it but the journal.
 
+mod adopt;
 mod capacity;
 mod change;
+mod look;
+mod neighbours;
 mod open;
+mod reclaim;
+mod share;
 mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use hicache_core::{ListCursor, ListedPage, PageKey, PoolName, Result, StorageStat};
-use hicache_hashing::{Fingerprint, to_hex};
+use hicache_core::{PoolName, Result, StorageStat};
+use hicache_hashing::Fingerprint;
 use tokio::sync::Notify;
 
 use crate::catalog::{Catalog, SlotId};
-use crate::format::Place;
+use crate::format::{Place, Put, Record};
 use crate::set::{Journal, Ledger, NamesLog, SegmentFile, Sequence, SetLock, SetPaths};
 
+use neighbours::Neighbours;
+
 pub(crate) use change::{Commit, CommitOutcome};
+pub(crate) use look::{ListFrom, cursor, parse_cursor};
 pub(crate) use open::VolumeOptions;
 
 /// Slots are multiples of this, so that direct I/O can use them.
 const SLOT_BYTES: u32 = 4096;
 
 /// Counts of what happened, since the store was opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub(crate) hit_pages: u64,
+    /// Of those, pages of other sets.
+    pub(crate) foreign_hit_pages: u64,
     pub(crate) missed_pages: u64,
     pub(crate) stored_pages: u64,
     pub(crate) present_pages: u64,
@@ -51,6 +61,12 @@ pub(crate) struct Volume {
     ledger: Ledger,
     sequence: Sequence,
     state: Mutex<State>,
+    /// The sets of others. Locked before the state, never while it is.
+    neighbours: Mutex<Neighbours>,
+    /// What was published when there was nothing to see of others.
+    alone_at: AtomicU64,
+    /// The limit that counted when the root was last summed.
+    capacity_now: AtomicU64,
     /// Told whenever a slot becomes empty or evictable.
     released: Notify,
     snapshot_running: AtomicBool,
@@ -64,9 +80,13 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
     segments: BTreeMap<u16, Arc<SegmentFile>>,
     journal: Journal,
+    /// Slots of pages whose records could be neither written nor taken back.
+    stranded: Vec<SlotId>,
     names: NamesLog,
-    /// Bytes that the names log may have: the capacity has room for so many, and for them once more.
-    names_room: u64,
+    /// Bytes that names and forgotten keys may take: the capacity has room for so many, and for them once more.
+    extra_room: u64,
+    /// Keys that this set makes others forget.
+    forgotten: u64,
     next_segment: u32,
     /// Whether what was there at opening was found to be within the capacity, or made so.
     fits: bool,
@@ -80,14 +100,33 @@ pub(crate) struct State {
     changed: bool,
 }
 
-/// A page to be read, pinned.
+/// A page to be read.
 #[derive(Debug)]
-pub(crate) struct Pinned {
-    pub(crate) slot: SlotId,
+pub(crate) struct Located {
+    pub(crate) source: Source,
     pub(crate) bytes: u32,
     pub(crate) checksum: u64,
     pub(crate) segment: Arc<SegmentFile>,
     pub(crate) offset: u64,
+}
+
+/// Whose page it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source {
+    /// Ours: the slot is pinned.
+    Own(SlotId),
+    /// Another set's, whose writer does as it likes: only the checksum tells whether it was still there.
+    Other { set: u32, put: Put },
+}
+
+impl Source {
+    /// The slot to unpin when the read is done.
+    pub(crate) fn pinned(self) -> Option<SlotId> {
+        match self {
+            Self::Own(slot) => Some(slot),
+            Self::Other { .. } => None,
+        }
+    }
 }
 
 impl fmt::Debug for Volume {
@@ -112,47 +151,17 @@ impl Volume {
         self.ledger.root()
     }
 
-    /// Which keys are there; counted as a use, from the end of the list to its front.
-    pub(crate) fn exists(&self, keys: &[&PageKey]) -> Vec<bool> {
-        let mut state = self.lock();
-        state.changed = true;
-        let mut pool = PoolCache::default();
-        let mut there: Vec<bool> = keys
-            .iter()
-            .rev()
-            .map(|key| {
-                pool.id(&state.catalog, &key.pool)
-                    .is_some_and(|id| state.catalog.touch(id, &key.digest).is_some())
-            })
-            .collect();
-        there.reverse();
-        there
-    }
-
-    /// Finds and pins pages to be read; a use, from the end of the list to its front.
-    pub(crate) fn pin(&self, keys: &[PageKey]) -> Vec<Option<Pinned>> {
-        let mut state = self.lock();
-        state.changed = true;
-        let mut pool = PoolCache::default();
-        let mut pinned: Vec<Option<Pinned>> = keys
-            .iter()
-            .rev()
-            .map(|key| {
-                let id = pool.id(&state.catalog, &key.pool)?;
-                let found = state.catalog.touch(id, &key.digest)?;
-                let (segment, offset) = state.at(found.slot)?;
-                let taken = state.catalog.pin(found.slot);
-                taken.then_some(Pinned {
-                    slot: found.slot,
-                    bytes: found.bytes,
-                    checksum: found.checksum,
-                    segment,
-                    offset,
-                })
-            })
-            .collect();
-        pinned.reverse();
-        pinned
+    /// Appends records to the journal and tells those who follow it.
+    fn append(&self, state: &mut State, records: impl IntoIterator<Item = Record>) -> Result<()> {
+        let appended = state.journal.append(records);
+        // After a failure too: what was written of the records may have been read, and is not there any more.
+        self.sequence.publish();
+        if !state.journal.is_torn() {
+            for slot in std::mem::take(&mut state.stranded) {
+                state.catalog.give_back(slot);
+            }
+        }
+        appended
     }
 
     /// Ends reads, and counts.
@@ -173,42 +182,6 @@ impl Volume {
     /// Waits until a slot may have become free. `make` the future before looking, so that no wake-up is missed.
     pub(crate) fn released(&self) -> tokio::sync::futures::Notified<'_> {
         self.released.notified()
-    }
-
-    /// A part of the listing.
-    ///
-    /// # Errors
-    /// `Io` if the names can't be read; `Config` for a cursor that is not one.
-    pub(crate) fn list(
-        &self,
-        prefix: &str,
-        from: u32,
-        limit: usize,
-    ) -> Result<(Vec<ListedPage>, Option<u32>)> {
-        let names = self.lock().names.read()?;
-        let mut pages = Vec::new();
-        let mut from = from;
-        loop {
-            // In steps, so that loads and stores get their turn.
-            let state = self.lock();
-            for _ in 0..4096 {
-                let Some(put) = state.catalog.next_live(from) else { return Ok((pages, None)) };
-                let id = put.place.id();
-                let pool = state.catalog.pools().get(usize::from(put.pool)).copied().unwrap_or(PoolName::KV);
-                let text = names.get(&put.digest).filter(|_| pool == PoolName::TEXT);
-                let name = text.cloned().unwrap_or_else(|| to_hex(&put.digest));
-                if name.starts_with(prefix) {
-                    if pages.len() == limit {
-                        return Ok((pages, Some(id)));
-                    }
-                    pages.push(ListedPage { pool: pool.to_string(), name, bytes: u64::from(put.bytes) });
-                }
-                match id.checked_add(1) {
-                    Some(next) => from = next,
-                    None => return Ok((pages, None)),
-                }
-            }
-        }
     }
 }
 
@@ -239,20 +212,11 @@ impl PoolCache {
     }
 }
 
-/// `<root>:<slot>`, as listings hand it out.
-pub(crate) fn cursor(volume: usize, slot: u32) -> ListCursor {
-    ListCursor(format!("{volume}:{slot}"))
-}
-
-pub(crate) fn parse_cursor(cursor: &ListCursor) -> Option<(usize, u32)> {
-    let (volume, slot) = cursor.0.split_once(':')?;
-    Some((volume.parse().ok()?, slot.parse().ok()?))
-}
-
 impl Counters {
     /// Adds counts that were gathered without the lock.
     pub(crate) fn add(&mut self, other: &Self) {
         self.hit_pages += other.hit_pages;
+        self.foreign_hit_pages += other.foreign_hit_pages;
         self.missed_pages += other.missed_pages;
         self.stored_pages += other.stored_pages;
         self.present_pages += other.present_pages;
@@ -274,6 +238,7 @@ impl Volume {
             stat.pages += state.catalog.pages();
             stat.page_bytes += state.catalog.page_bytes();
             stat.hit_pages += counters.hit_pages;
+            stat.foreign_hit_pages += counters.foreign_hit_pages;
             stat.missed_pages += counters.missed_pages;
             stat.stored_pages += counters.stored_pages;
             stat.present_pages += counters.present_pages;
@@ -288,8 +253,12 @@ impl Volume {
                 state.catalog.classes().iter().max_by_key(|(_, class)| class.slots).map(|(&size, _)| size);
             most.or(self.options.page_bytes.map(|bytes| slot_bytes(bytes as u32)))
         };
-        stat.capacity_bytes = stat.capacity_bytes.map(|sum| sum.saturating_add(self.ledger.capacity_bytes()));
+        let (pages, bytes) = self.foreign_pages();
+        stat.foreign_pages += pages;
+        stat.foreign_page_bytes += bytes;
         let own = slot_bytes.and_then(|size| self.slots(size).ok());
         stat.slots = stat.slots.zip(own).map(|(sum, own)| sum + own);
+        let capacity = self.capacity_now.load(Ordering::Relaxed);
+        stat.capacity_bytes = stat.capacity_bytes.map(|sum| sum.saturating_add(capacity));
     }
 }

@@ -3,17 +3,29 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hicache_core::{Error, Namespace, Result};
+use hicache_hashing::Fingerprint;
 use tokio::sync::Notify;
 
+use super::capacity::extra_bytes;
+use super::neighbours::Neighbours;
 use super::{Counters, State, Volume};
-use crate::catalog::EvictionPolicy;
-use crate::config::Durability;
+use crate::catalog::{Catalog, EvictionPolicy, Mask};
+use crate::config::{Durability, Role};
 use crate::format::{Manifest, ManifestOpened, RECORD_BYTES};
-use crate::set::{Journal, Ledger, NamesLog, Replayed, Sequence, SetLock, SetPaths, open_segment, replay};
+use crate::set::{
+    Follower, Journal, Ledger, NamesLog, Replayed, SegmentFile, Sequence, SetLock, SetPaths, open_segment,
+    replay,
+};
+
+/// How long the root's lock is waited for when a store is opened.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// A reader has no set; this is where it would be.
+const NO_SET: &str = "reader";
 
 /// What a volume needs of the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +37,14 @@ pub(crate) struct VolumeOptions {
     pub(crate) segment_bytes: u64,
     pub(crate) durability: Durability,
     pub(crate) page_bytes: Option<u64>,
+    pub(crate) role: Role,
     pub(crate) policy: fn() -> Box<dyn EvictionPolicy>,
+}
+
+impl VolumeOptions {
+    pub(crate) fn is_reader(&self) -> bool {
+        self.role == Role::Reader
+    }
 }
 
 impl Volume {
@@ -40,18 +59,110 @@ impl Volume {
         if directory.is_dir() {
             Manifest::read(&directory)?;
         }
-        let io = |error| Error::io("create", format!("directory {}", directory.display()), error);
-        fs::create_dir_all(&directory).map_err(io)?;
+        fs::create_dir_all(root)
+            .map_err(|error| Error::io("create", format!("root {}", root.display()), error))?;
         let ledger = Ledger::open(root, options.capacity_bytes)?;
-        let manifest = Manifest::ensure(&directory, namespace)?;
-        let lock = SetLock::claim(&directory)?;
-        let paths = SetPaths::new(lock.directory().to_owned());
+        let (manifest, claimed) = {
+            let _held = ledger.lock_root(OPEN_WITHIN)?;
+            let io = |error| Error::io("create", format!("directory {}", directory.display()), error);
+            fs::create_dir_all(&directory).map_err(io)?;
+            let manifest = Manifest::ensure(&directory, namespace)?;
+            let claim = || SetLock::claim(&directory);
+            (manifest, (!options.is_reader()).then(claim).transpose()?)
+        };
+        let (lock, free) = claimed.map_or((None, Vec::new()), |(own, free)| (Some(own), free));
+        let paths = match &lock {
+            Some(lock) => SetPaths::new(lock.directory().to_owned()),
+            None => SetPaths::new(directory.join(NO_SET)),
+        };
+        let own = match &lock {
+            Some(lock) => {
+                lock.note(ledger.capacity_bytes());
+                OwnSet::open(&paths, fingerprint, options)?
+            }
+            None => OwnSet::none(options),
+        };
+        let sequence = Sequence::open(&directory, own.sequence)?;
+        let mut neighbours =
+            Neighbours::new(directory, paths.directory().to_owned(), fingerprint, own.mask.clone());
+        neighbours.look(&sequence);
+        sequence.raise(neighbours.followers().map(Follower::sequence).max().unwrap_or_default());
+        let pages = own.catalog.pages();
+        let names = NamesLog::open(paths.clone());
+        let forgotten = own.mask.forgotten_keys() as u64;
+        let state = State {
+            catalog: own.catalog,
+            counters: Counters::default(),
+            next_segment: own.next_segment,
+            stranded: Vec::new(),
+            segments: own.segments,
+            journal: own.journal,
+            extra_room: extra_bytes(names.bytes(), forgotten),
+            names,
+            forgotten,
+            fits: false,
+            full_since: None,
+            evicted_since_look: 0,
+            dropped_names: 0,
+            changed: lock.is_some() && (own.repair || manifest == ManifestOpened::Created),
+        };
+        let volume = Arc::new(Self {
+            paths,
+            fingerprint,
+            options,
+            capacity_now: AtomicU64::new(ledger.capacity_bytes()),
+            ledger,
+            sequence,
+            state: Mutex::new(state),
+            neighbours: Mutex::new(neighbours),
+            alone_at: AtomicU64::new(u64::MAX),
+            released: Notify::new(),
+            snapshot_running: AtomicBool::new(false),
+            snapshot_done: Notify::new(),
+            lock: Mutex::new(lock),
+        });
+        if let Some(bytes) = options.page_bytes.filter(|_| !options.is_reader()) {
+            volume.check_capacity(super::slot_bytes(bytes as u32))?;
+        }
+        if own.repair {
+            // The generations before stay until the new one has been read back.
+            let generation = volume.lock().journal.generation();
+            volume.write_snapshot(generation)?;
+        }
+        volume.sequence.sets_changed();
+        volume.catch_up();
+        for set in free {
+            let directory = set.directory().to_owned();
+            if let Err(error) = volume.adopt(set) {
+                // It stays where it is, and is read like the set of another process.
+                tracing::warn!(set = %directory.display(), %error, "a set that nobody writes was not adopted");
+            }
+        }
+        tracing::debug!(set = %volume.paths.directory().display(), pages, "set opened");
+        Ok(volume)
+    }
+}
+
+/// The own set, as its files say it.
+struct OwnSet {
+    catalog: Catalog,
+    mask: Mask,
+    segments: BTreeMap<u16, Arc<SegmentFile>>,
+    journal: Journal,
+    sequence: u64,
+    /// Above every segment that is there or that a record names.
+    next_segment: u32,
+    /// Whether a snapshot of the journal's generation is due.
+    repair: bool,
+}
+
+impl OwnSet {
+    fn open(paths: &SetPaths, fingerprint: Fingerprint, options: VolumeOptions) -> Result<Self> {
         for leftover in [paths.snapshot_aside(), paths.names_aside()] {
             let _ = fs::remove_file(leftover);
         }
-        let replayed = replay(&paths, fingerprint, options.policy)?;
-        let sequence = Sequence::open(&directory, replayed.sequence)?;
-        if replayed.bad_records + replayed.bad_snapshots + replayed.lost_pages > 0 {
+        let replayed = replay(paths, fingerprint, options.policy)?;
+        if replayed.damaged() {
             tracing::warn!(
                 set = %paths.directory().display(),
                 bad_records = replayed.bad_records,
@@ -60,80 +171,59 @@ impl Volume {
                 "the set was damaged; what is left is served, and a new snapshot is made"
             );
         }
-        let (journal, repair) = continue_journal(&paths, fingerprint, &replayed)?;
-        let Replayed { catalog, segments: found, .. } = replayed;
+        let (journal, repair) = continue_journal(paths, fingerprint, &replayed)?;
         let mut segments = BTreeMap::new();
-        for (name, _) in &found {
-            segments.insert(name.segment, Arc::new(open_segment(paths.segment(*name))?.0));
+        for (name, bytes) in &replayed.segments {
+            let path = paths.segment(*name);
+            if *bytes == 0 {
+                // Its removal was cut short.
+                let _ = fs::remove_file(path);
+                continue;
+            }
+            segments.insert(name.segment, Arc::new(open_segment(path)?.0));
         }
-        let next_segment = found.iter().map(|(name, _)| u32::from(name.segment) + 1).max().unwrap_or(0);
-        let pages = catalog.pages();
-        let names = NamesLog::open(paths.clone());
-        let state = State {
-            catalog,
-            counters: Counters::default(),
-            segments,
-            journal,
-            names_room: names.bytes(),
-            names,
-            next_segment,
-            fits: false,
-            full_since: None,
-            evicted_since_look: 0,
-            dropped_names: 0,
-            changed: repair || manifest == ManifestOpened::Created,
-        };
-        let volume = Arc::new(Self {
-            paths,
-            fingerprint,
-            options,
-            ledger,
-            sequence,
-            state: Mutex::new(state),
-            released: Notify::new(),
-            snapshot_running: AtomicBool::new(false),
-            snapshot_done: Notify::new(),
-            lock: Mutex::new(Some(lock)),
-        });
-        if let Some(bytes) = options.page_bytes {
-            volume.check_capacity(super::slot_bytes(bytes as u32))?;
-        }
-        if repair {
-            // The generations before stay until the new one has been read back.
-            let generation = volume.lock().journal.generation();
-            volume.write_snapshot(generation)?;
-        }
-        tracing::debug!(set = %volume.paths.directory().display(), pages, "set opened");
-        Ok(volume)
+        let there = segments.keys().next_back().copied();
+        let next_segment = there.max(replayed.highest_segment).map_or(0, |last| u32::from(last) + 1);
+        let Replayed { catalog, mask, sequence, .. } = replayed;
+        Ok(Self { catalog, mask, segments, journal, sequence, next_segment, repair })
+    }
+
+    /// That of a reader.
+    fn none(options: VolumeOptions) -> Self {
+        let mut catalog = Catalog::new(options.policy);
+        catalog.finish_replay();
+        let (mask, segments, journal) = (Mask::default(), BTreeMap::new(), Journal::none());
+        Self { catalog, mask, segments, journal, sequence: 0, next_segment: 0, repair: false }
     }
 }
 
-/// Goes on with the last journal if it is whole, else begins a generation above everything seen. The second answer
-/// tells that a snapshot of it is due.
+/// Goes on with the last journal if it is whole and everything before it leads there, else begins a generation above
+/// everything seen and leads those who follow there. The second answer tells that a snapshot of it is due.
 fn continue_journal(
     paths: &SetPaths,
-    fingerprint: hicache_hashing::Fingerprint,
+    fingerprint: Fingerprint,
     replayed: &Replayed,
 ) -> Result<(Journal, bool)> {
-    let damaged = replayed.bad_records + replayed.bad_snapshots + replayed.lost_pages > 0;
-    match replayed.journal_bytes {
-        Some(bytes) if !damaged && !replayed.sealed && bytes >= RECORD_BYTES as u64 => {
-            Ok((Journal::resume(paths, replayed.generation, bytes)?, false))
-        }
-        _ => {
-            let io = |error| Error::io("list", format!("set {}", paths.directory().display()), error);
-            let highest = [SetPaths::JOURNAL, SetPaths::SNAPSHOT]
-                .into_iter()
-                .map(|stem| paths.generations(stem))
-                .collect::<std::io::Result<Vec<_>>>()
-                .map_err(io)?
-                .concat()
-                .into_iter()
-                .max();
-            let next = highest.map_or(0, |generation| generation + 1);
-            let mut journal = Journal::begin(paths, next, fingerprint)?;
-            journal.append(super::snapshot::pool_records(&replayed.catalog))?;
-            Ok((journal, highest.is_some()))
+    if let Some((last, before)) = replayed.journals.split_last()
+        && !replayed.damaged()
+        && !last.sealed
+        && last.bytes >= RECORD_BYTES as u64
+        && before.iter().all(|journal| journal.sealed)
+    {
+        return Ok((Journal::resume(paths, last.generation, last.bytes)?, false));
+    }
+    let io = |error| Error::io("list", format!("set {}", paths.directory().display()), error);
+    let journals = paths.generations(SetPaths::JOURNAL).map_err(io)?;
+    let snapshots = paths.generations(SetPaths::SNAPSHOT).map_err(io)?;
+    let highest = journals.iter().chain(&snapshots).copied().max();
+    let next = highest.map_or(0, |generation| generation + 1);
+    let mut journal = Journal::begin(paths, next, fingerprint)?;
+    journal.append(super::snapshot::pool_records(&replayed.catalog))?;
+    for end in replayed.journals.iter().filter(|end| !end.sealed && end.bytes > 0) {
+        if let Err(error) = Journal::seal(paths, end.generation, end.bytes, next) {
+            // Those who follow it begin anew when it is removed.
+            tracing::debug!(set = %paths.directory().display(), generation = end.generation, %error, "not sealed");
         }
     }
+    Ok((journal, highest.is_some()))
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, PoisonError};
 use hicache_core::{PoolName, Result};
 
 use super::{State, Volume};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Mask};
 use crate::format::{RECORD_BYTES, Record};
-use crate::set::{Journal, remove_older, write_snapshot};
+use crate::set::{Follower, Journal, remove_older, write_snapshot};
 
 /// Records taken from the catalog while its lock is held once.
 const STEP: usize = 2048;
@@ -17,6 +17,16 @@ const STEP: usize = 2048;
 pub(super) fn pool_records(catalog: &Catalog) -> Vec<Record> {
     let pools = catalog.pools().iter().enumerate();
     pools.filter_map(|(id, &name)| Some(Record::Pool { id: u8::try_from(id).ok()?, name })).collect()
+}
+
+/// What is hidden, as a journal says it.
+pub(super) fn mask_records(catalog: &Catalog, mask: &Mask) -> Vec<Record> {
+    let clear = (mask.floor > 0).then_some(Record::Clear { sequence: mask.floor });
+    let forgotten = mask.forgotten().filter_map(|((pool, digest), sequence)| {
+        // Of a pool that this set has nothing of, it has made nobody forget anything.
+        Some(Record::Forget { pool: catalog.pool_id(pool)?, sequence, digest: *digest })
+    });
+    clear.into_iter().chain(forgotten).collect()
 }
 
 impl Volume {
@@ -77,7 +87,7 @@ impl Volume {
         // has no record that anybody would miss.
         let mut journal = Journal::begin(&self.paths, next, self.fingerprint)?;
         journal.append(pool_records(&state.catalog))?;
-        state.journal.append([Record::Seal { next }])?;
+        self.append(&mut state, [Record::Seal { next }])?;
         state.journal = journal;
         Ok(next)
     }
@@ -85,25 +95,36 @@ impl Volume {
     /// Writes the snapshot of a generation whose journal has begun. Pages that come or go meanwhile are in that
     /// journal, so it does not matter on which side of them the snapshot falls.
     pub(super) fn write_snapshot(&self, generation: u64) -> Result<()> {
+        let hidden = self.hides_still();
         let segments: Vec<u16> = self.lock().catalog.segment_ids().collect();
         let mut uses = Vec::new();
         for segment in segments {
             self.lock().catalog.uses_of_segment(segment, &mut uses);
         }
         uses.sort_unstable();
-        let mut named = 0;
+        let (mut named, mut first) = (0, true);
         let records = std::iter::once(&[][..]).chain(uses.chunks(STEP)).flat_map(|step| {
             let state = self.lock();
             // Pools too may come meanwhile, and a pool stands before the first page of it.
             let mut records = pool_records(&state.catalog).split_off(named);
             named += records.len();
+            if std::mem::take(&mut first) {
+                records.extend(mask_records(&state.catalog, &hidden));
+            }
             records.extend(step.iter().filter_map(|&(_, slot)| state.catalog.live(slot)).map(Record::Put));
             records
         });
         write_snapshot(&self.paths, generation, self.fingerprint, records)?;
         remove_older(&self.paths, generation);
+        self.lock().forgotten = hidden.forgotten_keys() as u64;
         self.compact_long_names();
         Ok(())
+    }
+
+    /// What still hides a page in some other set.
+    fn hides_still(&self) -> Mask {
+        let Some(neighbours) = self.look() else { return Mask::default() };
+        neighbours.mask.still_hides(neighbours.followers().map(Follower::catalog))
     }
 
     fn compact_long_names(&self) {
@@ -130,7 +151,7 @@ impl Volume {
     /// # Errors
     /// `Io`, `NoSpace`. Nothing is lost then but the order of use: the journal has the rest.
     pub(crate) fn close(&self) -> Result<()> {
-        if !std::mem::take(&mut self.lock().changed) {
+        if self.options.is_reader() || !std::mem::take(&mut self.lock().changed) {
             return Ok(());
         }
         let generation = self.begin_generation()?;
@@ -141,6 +162,7 @@ impl Volume {
     /// be under way.
     pub(crate) fn release(&self) {
         self.lock().segments.clear();
+        self.neighbours().close_segments();
         drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
