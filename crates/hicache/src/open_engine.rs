@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hicache_core::{Backend, Namespace, Result, Storage};
-use hicache_page_store::{Durability, LEAST_PAGES, PageStore, PageStoreConfig};
+use hicache_page_store::{Durability, LEAST_PAGES, PageStore, PageStoreConfig, Role};
 
 use crate::config::check::FEWEST_PAGES;
 use crate::config::{self, Config};
@@ -34,6 +34,10 @@ fn page_store_config(config: &Config, namespace: Namespace) -> PageStoreConfig {
     let mut store = PageStoreConfig::new(settings.storage_dir.clone(), namespace);
     store.capacity_bytes = settings.capacity_bytes;
     store.segment_bytes = settings.segment_bytes;
+    store.role = match settings.role {
+        config::Role::Writer => Role::Writer,
+        config::Role::Reader => Role::Reader,
+    };
     store.durability = match settings.durability {
         config::Durability::None => Durability::None,
         config::Durability::Group => Durability::Group,

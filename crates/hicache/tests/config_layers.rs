@@ -145,6 +145,7 @@ fn every_field_has_a_variable() {
         ("order", " memory , posix-uring ", json!(["memory", "posix-uring"])),
         ("capacity_bytes", "1.5TiB", json!(3_u64 << 39)),
         ("io", "direct", json!("direct")),
+        ("role", "reader", json!("reader")),
         ("durability", "group", json!("group")),
         ("segment_bytes", "1048576", json!(1 << 20)),
         ("staging_bytes", "1MiB", json!(1 << 20)),

@@ -45,7 +45,7 @@ const fn field(name: &'static str, kind: Kind, default: &'static str, help: &'st
 
 const MOST: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 28] = [
+static FIELDS: [Field; 29] = [
     field(
         "storage_dir",
         Kind::Directories,
@@ -72,6 +72,13 @@ static FIELDS: [Field; 28] = [
         "auto",
         "Whether files bypass the page cache (O_DIRECT). `auto` does so where file system and page shape allow; \
          `direct` does too, and logs where they don't.",
+    ),
+    field(
+        "role",
+        Kind::Word(&["writer", "reader"]),
+        "writer",
+        "`reader` loads what the writers of the namespace under the same directories store, and takes no space: for \
+         ranks that hold the same bytes as another.",
     ),
     field(
         "durability",

@@ -20,6 +20,8 @@ pub struct Settings {
     pub capacity_bytes: Option<u64>,
     /// Whether files bypass the page cache.
     pub io: Io,
+    /// Whether this process stores, or only loads.
+    pub role: Role,
     /// What survives a power failure.
     pub durability: Durability,
     /// Size of a segment file.
@@ -50,6 +52,16 @@ pub enum Io {
     Buffered,
     /// Where the file system and the shape of the pages allow.
     Auto,
+}
+
+/// What a process does with the pages of its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Stores and loads.
+    Writer,
+    /// Loads what others store.
+    Reader,
 }
 
 /// What survives a power failure. A crash of the process loses nothing either way.
