@@ -258,6 +258,7 @@ impl World {
         if let Some(journal) = state.disk.sets[own].journal_mut(process.generation) {
             journal.records.truncate(journal.records.len() - written);
         }
+        state.disk.published += 1;
         process.operation = None;
     }
 

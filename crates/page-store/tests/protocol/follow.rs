@@ -16,6 +16,9 @@ pub(crate) struct Followed {
     pub(crate) sum: Sum,
 }
 
+/// Stands for the generation of a set whose journals are gone.
+const EMPTIED: u8 = u8::MAX;
+
 /// What became of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tailed {
@@ -48,11 +51,15 @@ impl Followed {
             return Tailed::More;
         }
         let Some(journal) = files.journal(self.generation) else {
-            // A set that is being removed has no journals any more, and may stay like that.
-            let removed = files.journals.is_empty()
-                && files.newest_snapshot().is_none_or(|snapshot| snapshot.generation == self.generation);
-            if removed || mutant == Some(Mutant::GoneIsTheEnd) {
+            if mutant == Some(Mutant::GoneIsTheEnd) {
                 return Tailed::End;
+            }
+            // A set that is being removed has no journals any more, and may stay like that.
+            if files.journals.is_empty() {
+                let emptied = Self { begun: true, generation: EMPTIED, ..Self::default() };
+                let known = *self == emptied;
+                *self = emptied;
+                return if known { Tailed::End } else { Tailed::Gone };
             }
             *self = Self::default();
             return Tailed::More;

@@ -66,7 +66,12 @@ const STEPS: usize = 40;
 /// nothing was published since its last look, and is right, finds it without looking.
 fn followers_arrive(world: &World, state: &State) -> bool {
     let mut expected = None;
-    let quiet = state.processes.iter().all(|process| process.operation.is_none() && process.rotation.is_none());
+    // What a process did not publish before it was killed, whoever continues its set does.
+    let quiet = state.processes.iter().enumerate().all(|(number, process)| {
+        process.operation.is_none()
+            && process.rotation.is_none()
+            && (process.alive || world.dead.contains(&number))
+    });
     state.processes.iter().filter(|process| process.alive).all(|process| {
         let looking = match &process.operation {
             None => None,
@@ -86,6 +91,17 @@ fn followers_arrive(world: &World, state: &State) -> bool {
         run(world, state, process, &mut view, look)
             && bits(&state.disk, &view.sums().collect::<Vec<_>>()) == expected
     })
+}
+
+/// For people: who of them finds what.
+pub(crate) fn explain(world: &World, state: &State) {
+    println!("there is {:b}; promised {:b}, leaving {:b}, removed {:b}", found(&state.disk), state.promises.stored, state.promises.leaving, state.promises.removed);
+    for process in state.processes.iter().filter(|process| process.alive) {
+        let mut view = process.view.clone();
+        let look = Look::begin(&state.disk, &mut view, process.own(), true);
+        let ended = run(world, state, process, &mut view, look);
+        println!("  {:?} ended {ended} finds {:b} {:?}", process.own, bits(&state.disk, &view.sums().collect::<Vec<_>>()), view);
+    }
 }
 
 /// Ends a look alone. Answers whether it came to its end.

@@ -105,6 +105,8 @@ impl World {
                 let open_ends = files.journals.iter().rev().skip(1).any(|journal| !journal.sealed());
                 process.generation = files.highest();
                 if !torn && (!open_ends || self.is(Mutant::ContinueHeedsLastOnly)) {
+                    // Its writer may have been killed before it did this.
+                    disk.published += 1;
                     process.operation = None;
                     return;
                 }

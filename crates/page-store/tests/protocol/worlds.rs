@@ -1,0 +1,97 @@
+//! Small worlds. Each is gone through whole, and is the place where some mutants must be found.
+
+use crate::model::World;
+use crate::state::Call::{self, Adopt, Clear, Delete, Load, Overwrite, Put};
+
+type Script = Vec<Vec<Call>>;
+
+fn once(calls: &[Call]) -> Script {
+    calls.iter().map(|call| vec![*call]).collect()
+}
+
+fn loads(times: usize) -> Script {
+    vec![vec![Load(0)]; times]
+}
+
+/// One writer fills its slots and writes them again; a reader reads.
+pub(crate) fn reuse() -> World {
+    World {
+        scripts: vec![vec![vec![Put(1), Overwrite(0)], vec![Overwrite(0), Delete(0)], vec![Put(1)]], loads(2)],
+        setup: vec![(0, Put(0))],
+        writers: 1,
+        ..World::default()
+    }
+}
+
+/// One writer begins a generation, whose snapshot may be bad, while it stores; a reader follows.
+pub(crate) fn rotation() -> World {
+    World {
+        scripts: vec![once(&[Put(0), Overwrite(0), Delete(0)]), loads(2)],
+        writers: 1,
+        rotations: vec![2],
+        bad_snapshots: true,
+        ..World::default()
+    }
+}
+
+/// Two writers store, replace and delete one key; a reader reads it.
+pub(crate) fn two_writers() -> World {
+    World {
+        scripts: vec![
+            vec![vec![Overwrite(0), Delete(0), Clear], vec![Put(0)]],
+            vec![vec![Overwrite(0), Delete(0), Clear], vec![Load(0)]],
+            loads(1),
+        ],
+        writers: 2,
+        setup: vec![(0, Put(0))],
+        ..World::default()
+    }
+}
+
+/// A writer deletes what another has, and begins generations meanwhile.
+pub(crate) fn forgetting() -> World {
+    World {
+        scripts: vec![once(&[Load(1)]), vec![vec![Delete(0), Clear], vec![Load(1)]], loads(1)],
+        writers: 2,
+        setup: vec![(0, Put(0))],
+        rotations: vec![0, 1],
+        ..World::default()
+    }
+}
+
+/// A writer is killed at any instant, and another process continues its set.
+pub(crate) fn continued() -> World {
+    World {
+        scripts: vec![vec![vec![Overwrite(0), Delete(0)], vec![Overwrite(0)], vec![Put(1)]], loads(1)],
+        setup: vec![(0, Put(0)), (0, Put(1))],
+        writers: 1,
+        rotations: vec![1],
+        kills: 1,
+        torn_kills: true,
+        reopens: true,
+        ..World::default()
+    }
+}
+
+/// A dead set is adopted by a writer who also deletes; a reader reads.
+pub(crate) fn adopted() -> World {
+    World {
+        scripts: vec![vec![], vec![vec![Adopt, Delete(0)], vec![Adopt, Delete(0)]], loads(1)],
+        writers: 2,
+        setup: vec![(0, Put(0)), (0, Put(1))],
+        dead: vec![0],
+        rotations: vec![0, 1],
+        ..World::default()
+    }
+}
+
+/// Appends fail halfway.
+pub(crate) fn failing() -> World {
+    World {
+        scripts: vec![once(&[Overwrite(0), Overwrite(0)]), once(&[Delete(0), Overwrite(0)]), loads(1)],
+        setup: vec![(0, Put(0))],
+        writers: 2,
+        failures: 1,
+        ..World::default()
+    }
+}
