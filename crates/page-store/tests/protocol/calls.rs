@@ -2,7 +2,7 @@
 
 use crate::disk::{Content, Place, Put, Record, SLOTS, Version};
 use crate::follow::Look;
-use crate::model::{HALF, World};
+use crate::model::World;
 use crate::mutants::Mutant;
 use crate::state::{AdoptStep, Call, OpenStep, Operation, Process, State, Step, Wrong};
 
@@ -16,6 +16,8 @@ impl World {
             look: None,
             version: 0,
             records: Vec::new(),
+            half: false,
+            evicts: false,
             place: None,
             reading: None,
             tries: 0,
@@ -23,15 +25,18 @@ impl World {
             stored_before: promises.stored,
             removed_before: promises.removed,
         };
+        let others = || state.processes.iter().filter_map(|process| process.operation.as_ref());
         if let Some(call) = call {
-            promises.leaving |= promises.removable(call);
+            let removable = promises.removable(call);
+            promises.leaving |= removable;
+            promises.contested |= others().fold(0, |bits, other| bits | 1 << other.version) & removable;
         }
         if let Some(key) = call.and_then(Call::stores) {
             operation.version = promises.keys.len() as Version;
             promises.keys.push(key + 1);
-            let others = state.processes.iter().filter_map(|process| process.operation.as_ref()?.call);
-            if others.into_iter().any(|other| other.removes(key)) {
+            if others().filter_map(|other| other.call).any(|other| other.removes(key)) {
                 promises.leaving |= 1 << operation.version;
+                promises.contested |= 1 << operation.version;
             }
         }
         let process = &mut state.processes[number];
@@ -94,7 +99,7 @@ impl World {
         let retired = |put: &Put| Record::Retire { number: 0, key: put.key, place: put.place };
         let outdated: Vec<Put> = own_puts.iter().filter(|put| !process.view.is_visible(put)).copied().collect();
         if !outdated.is_empty() && !self.is(Mutant::ClearNotFollowed) {
-            return begin_retirement(state, number, outdated.iter().map(retired).collect());
+            return begin_retirement(state, number, outdated.iter().map(retired).collect(), false);
         }
         let elsewhere = |key| {
             let others = process.view.sets.iter().enumerate().filter(|(set, _)| *set != own);
@@ -120,7 +125,8 @@ impl World {
                 return self.answer(state, number);
             }
             Call::Put(key) | Call::Overwrite(key) => {
-                if process.segments(state).is_empty() {
+                let segments = process.segments(state).len();
+                if segments == 0 || (self.grows && segments == 1) {
                     return set_step(state, number, Step::Segment);
                 }
                 let place = match process.free_place(state) {
@@ -130,7 +136,7 @@ impl World {
                         let record = retired(&victim);
                         state.promises.leaving |= 1 << victim.version;
                         if !self.is(Mutant::ReuseBeforeRetire) {
-                            return begin_retirement(state, number, vec![record]);
+                            return begin_retirement(state, number, vec![record], true);
                         }
                         records.push(record);
                         victim.place
@@ -158,11 +164,15 @@ impl World {
     pub(crate) fn step(&self, state: &mut State, number: usize) {
         let Some(operation) = &state.processes[number].operation else { return };
         let first = self.is(Mutant::PutBeforeWhole) && operation.place.is_some();
+        if operation.appends() && self.slow_appends && !operation.half {
+            return self.append_half(state, number);
+        }
         match operation.step {
             Step::RetireNumber => self.take_numbers(state, number, Step::RetireAppend),
             Step::RetireAppend => {
-                self.append(state, number, false);
-                set_step(state, number, Step::RetireRaise);
+                let evicts = operation.evicts;
+                self.append(state, number);
+                if evicts { self.decide(state, number) } else { set_step(state, number, Step::RetireRaise) }
             }
             Step::RetireRaise => {
                 state.disk.published += 1;
@@ -187,7 +197,7 @@ impl World {
             }
             Step::Number => self.take_numbers(state, number, Step::Append),
             Step::Append => {
-                self.append(state, number, false);
+                self.append(state, number);
                 set_step(state, number, if first { Step::Whole } else { Step::Raise });
             }
             Step::TakeBack => self.take_back(state, number),
@@ -235,26 +245,51 @@ impl World {
         }
     }
 
-    /// Appends the records of a call and, if that is all that comes, puts them into the index.
-    pub(crate) fn append(&self, state: &mut State, number: usize, torn: bool) {
+    /// The records of a call are on their way into the journal: all but the last are there, and half of that one.
+    fn append_half(&self, state: &mut State, number: usize) {
         let process = &mut state.processes[number];
-        let (Some(own), Some(operation)) = (process.own(), &process.operation) else { return };
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
         let Some(journal) = state.disk.sets[own].journal_mut(process.generation) else { return };
-        journal.records.extend(&operation.records);
-        if torn {
-            journal.records.push(HALF);
-            return;
+        if let Some((_, whole)) = operation.records.split_last() {
+            journal.records.extend(whole);
+            journal.records.push(Record::Torn);
+            operation.half = true;
+        }
+    }
+
+    /// They are there, and in the index.
+    pub(crate) fn append(&self, state: &mut State, number: usize) {
+        let process = &mut state.processes[number];
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
+        let Some(journal) = state.disk.sets[own].journal_mut(process.generation) else { return };
+        if std::mem::take(&mut operation.half) {
+            journal.records.pop();
+            journal.records.extend(operation.records.last());
+        } else {
+            journal.records.extend(&operation.records);
         }
         for record in &operation.records {
             process.view.sets[own].sum.apply(*record);
         }
     }
 
-    /// Cuts what a failed append left; the call has failed.
+    /// The append fails, after the records of this call were written and before some that came with them.
+    pub(crate) fn fail(&self, state: &mut State, number: usize) {
+        let process = &mut state.processes[number];
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
+        let Some(journal) = state.disk.sets[own].journal_mut(process.generation) else { return };
+        if !operation.half {
+            journal.records.extend(&operation.records);
+            journal.records.push(Record::Torn);
+        }
+        operation.step = Step::TakeBack;
+    }
+
+    /// Cuts what the failed append left; the call has failed.
     fn take_back(&self, state: &mut State, number: usize) {
         let process = &mut state.processes[number];
         let (Some(own), Some(operation)) = (process.own(), &process.operation) else { return };
-        let written = operation.records.len() + 1;
+        let written = operation.records.len() + usize::from(!operation.half);
         if let Some(journal) = state.disk.sets[own].journal_mut(process.generation) {
             journal.records.truncate(journal.records.len() - written);
         }
@@ -359,9 +394,10 @@ impl Process {
     }
 }
 
-fn begin_retirement(state: &mut State, number: usize, records: Vec<Record>) {
+fn begin_retirement(state: &mut State, number: usize, records: Vec<Record>, evicts: bool) {
     if let Some(operation) = &mut state.processes[number].operation {
         operation.records = records;
+        operation.evicts = evicts;
         operation.step = Step::RetireNumber;
     }
 }

@@ -29,10 +29,10 @@ fn check(world: World, name: &str) -> Vec<&'static str> {
 }
 mod worlds;
 macro_rules! w { ($($n:ident),*) => { $(#[test] fn $n() { assert!(check(worlds::$n(), stringify!($n)).is_empty()); })* } }
-mod all { use super::*; w!(reuse, rotation, two_writers, forgetting, continued, adopted, failing); }
+mod all { use super::*; w!(reuse, rotation, two_writers, forgetting, continued, adopted, failing, adopted_again, adopted_forget, adopted_clear, killed); }
 
 macro_rules! m { ($($m:ident $w:ident),*) => { $(#[test] #[allow(non_snake_case)] fn $m() { assert!(!check(World { mutant: Some(mutants::Mutant::$m), ..worlds::$w() }, concat!(stringify!($m), " ", stringify!($w))).is_empty()); })* } }
-mod mutant { use super::*; m!(ReuseBeforeRetire reuse, PutBeforeWhole reuse, NumberAfterAppend two_writers, PublishedBeforeAppend two_writers, NoChecksum reuse, RecheckTrustsPublished reuse,
+mod mutant { use super::*; m!(ReuseBeforeRetire reuse, PutBeforeWhole reuse, NumberAfterAppend killed, PublishedBeforeAppend two_writers, NoChecksum reuse, RecheckTrustsPublished reuse,
 PublishedReadAfter two_writers, TornTailSkipped failing, TakenBackUnnoticed failing, GoneIsTheEnd rotation, RestartLooksOnce forgetting, GoneLooksOnce adopted, SealAfterFirstRecord rotation, SealBeforeNext rotation,
 RemoveBeforeReadBack rotation, SnapshotWithoutForgets forgetting, SnapshotWithoutClear forgetting, OverwriteWithoutForget two_writers, ClearNotFollowed forgetting, RenameBeforePuts adopted, RemoveBeforePuts adopted,
-AdoptInvisible adopted, AdoptWithoutForgets adopted, ContinueWithoutSealing continued, ContinueHeedsLastOnly continued, SegmentNumberAgain adopted); }
+AdoptInvisible adopted, AdoptWithoutForgets adopted_forget, ContinueWithoutSealing continued, ContinueHeedsLastOnly continued, SegmentNumberAgain adopted_again); }

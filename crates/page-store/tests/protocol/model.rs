@@ -2,11 +2,11 @@
 
 use stateright::{Model, Property};
 
-use crate::disk::{Content, Disk, Journal, KEYS, Record, SLOTS, Set};
+use crate::disk::{Content, Disk, Journal, KEYS, SLOTS, Set};
 use crate::follow::{Followed, View};
 use crate::mutants::Mutant;
 use crate::properties;
-use crate::state::{Call, OpenStep, Operation, Process, Promises, State, Step};
+use crate::state::{AdoptStep, Call, OpenStep, Operation, Process, Promises, RotationStep, State, Step};
 
 /// A small world, and what may happen in it.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +29,12 @@ pub(crate) struct World {
     pub(crate) failures: u8,
     /// Snapshots may turn out bad.
     pub(crate) bad_snapshots: bool,
-    /// A kill may leave half an append; otherwise it leaves all or nothing of it.
-    pub(crate) torn_kills: bool,
+    /// Appends take two steps, of which the first leaves half a record at the end.
+    pub(crate) slow_appends: bool,
+    /// A look takes the other sets in any order; otherwise one after the other.
+    pub(crate) any_order: bool,
+    /// A set gets a second segment before it evicts.
+    pub(crate) grows: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,8 +50,6 @@ pub(crate) enum Action {
     /// The snapshot is written, and can't be read back.
     BadSnapshot(usize),
     Kill(usize),
-    /// Killed while appending: the last record is half there.
-    KillTorn(usize),
     Open(usize),
 }
 
@@ -133,21 +135,20 @@ impl World {
         let Some(operation) = &process.operation else { return };
         if let Some(look) = operation.look {
             let sets = (0..state.disk.sets.len()).filter(|set| look.left & (1 << set) != 0);
+            let sets = sets.take(if self.any_order { usize::MAX } else { 1 });
             actions.extend(sets.map(|set| Action::Look(number, set)));
             return;
         }
-        let waits = process.rotation.as_ref().is_some_and(|rotation| rotation.holds_the_journal());
+        let waits = process.rotation.as_ref().is_some_and(|rotation| {
+            rotation.holds_the_journal()
+                && !(self.is(Mutant::SealAfterFirstRecord) && rotation.step == RotationStep::Seal)
+        });
         if waits && operation.wants_the_journal() {
             return;
         }
         actions.push(Action::Step(number));
-        if operation.appends() {
-            if state.failures_left > 0 {
-                actions.push(Action::Fail(number));
-            }
-            if self.torn_kills && state.kills_left > 0 {
-                actions.push(Action::KillTorn(number));
-            }
+        if operation.appends() && state.failures_left > 0 {
+            actions.push(Action::Fail(number));
         }
     }
 }
@@ -155,7 +156,7 @@ impl World {
 impl Operation {
     /// Appends next.
     pub(crate) fn appends(&self) -> bool {
-        matches!(self.step, Step::RetireAppend | Step::Append | Step::Adopt(crate::state::AdoptStep::Append))
+        matches!(self.step, Step::RetireAppend | Step::Append | Step::Adopt(AdoptStep::Append))
     }
 
     /// Has numbers and will append, or has to take something back: nobody else writes to the journal meanwhile.
@@ -166,7 +167,7 @@ impl Operation {
                 | Step::Append
                 | Step::TakeBack
                 | Step::Open(OpenStep::Make | OpenStep::Header | OpenStep::Seal)
-        )
+        ) || self.half
     }
 
     fn wants_the_journal(&self) -> bool {
@@ -235,24 +236,13 @@ impl Model for World {
             Action::Step(process) => self.step(&mut state, process),
             Action::Fail(process) => {
                 state.failures_left -= 1;
-                self.append(&mut state, process, true);
-                if let Some(operation) = &mut state.processes[process].operation {
-                    operation.step = Step::TakeBack;
-                }
+                self.fail(&mut state, process);
             }
             Action::Rotate(process) => self.rotate(&mut state, process),
             Action::RotationStep(process) => self.rotation_step(&mut state, process, true),
             Action::BadSnapshot(process) => self.rotation_step(&mut state, process, false),
             Action::Kill(process) => {
                 state.kills_left -= 1;
-                self.kill(&mut state, process);
-            }
-            Action::KillTorn(process) => {
-                state.kills_left -= 1;
-                if let Some(operation) = &mut state.processes[process].operation {
-                    operation.records.pop();
-                }
-                self.append(&mut state, process, true);
                 self.kill(&mut state, process);
             }
             Action::Open(process) => {
@@ -269,6 +259,3 @@ impl Model for World {
 }
 
 const _: () = assert!(KEYS <= 8);
-
-/// What an append that stopped halfway leaves behind the records that are whole.
-pub(crate) const HALF: Record = Record::Torn;

@@ -91,6 +91,10 @@ pub(crate) struct Operation {
     pub(crate) version: Version,
     /// To be appended.
     pub(crate) records: Vec<Record>,
+    /// The append is on its way: its last record is half there.
+    pub(crate) half: bool,
+    /// Room is made for a page of this call; that is published with the page.
+    pub(crate) evicts: bool,
     pub(crate) place: Option<Place>,
     /// The page that is being read: its set, its file, and what the slot held when the read began.
     pub(crate) reading: Option<(u8, Put, u8, Content)>,
@@ -180,6 +184,9 @@ pub(crate) struct Promises {
     pub(crate) stored: u32,
     /// Those that some removal, replacement or eviction has at least begun to remove.
     pub(crate) leaving: u32,
+    /// Those that were stored at the same moment as they were removed: either may be first, and for some time one reader
+    /// may find what another does not.
+    pub(crate) contested: u32,
     /// Those whose removal was answered.
     pub(crate) removed: u32,
     pub(crate) wrong: Option<Wrong>,

@@ -27,33 +27,21 @@ impl World {
         let dead = usize::from(operation.dead_set);
         let order = self.adoption();
         match step {
-            AdoptStep::Look => {
-                // The set is ours: what is read of it now is all that it will ever say.
-                let view = &process.view;
-                let own_keys: Vec<u8> = view.sets[own].sum.puts.iter().map(|put| put.key).collect();
-                let wanted = |put: &&Put| {
-                    disk.sets[dead].file(put.place.segment).is_some()
-                        && (view.is_visible(put) || self.is(Mutant::AdoptInvisible))
-                        && !own_keys.contains(&put.key)
-                };
-                let theirs = &view.sets[dead].sum;
-                let segment = process.next_segment;
-                let moved = |put: &Put| {
-                    Record::Put(Put { place: Place { segment, slot: put.place.slot }, ..*put })
-                };
-                let records = carried(theirs).filter(|_| !self.is(Mutant::AdoptWithoutForgets));
-                operation.records = records.chain(theirs.puts.iter().filter(wanted).map(moved)).collect();
-                let skipped = theirs.puts.iter().filter(|put| own_keys.contains(&put.key));
-                state.promises.leaving |= skipped.fold(0, |bits, put| bits | 1 << put.version);
-                operation.step = Step::Adopt(order[0]);
-                return;
-            }
-            AdoptStep::Append => self.append(state, number, false),
-            AdoptStep::Raise | AdoptStep::RaiseAgain => disk.published += 1,
+            // The set is ours: what was read of it now is all that it will ever say.
+            AdoptStep::Look => return self.plan_segment(state, number),
+            AdoptStep::Append => self.append(state, number),
+            AdoptStep::Raise => disk.published += 1,
             AdoptStep::Rename => {
-                if let Some((_, file)) = disk.sets[dead].segments.pop() {
+                if !disk.sets[dead].segments.is_empty() {
+                    let (_, file) = disk.sets[dead].segments.remove(0);
                     disk.sets[own].segments.push((process.next_segment, file));
                     process.next_segment += 1;
+                }
+            }
+            AdoptStep::RaiseAgain => {
+                disk.published += 1;
+                if !disk.sets[dead].segments.is_empty() {
+                    return self.plan_segment(state, number);
                 }
             }
             AdoptStep::RemoveJournals => disk.sets[dead].journals.clear(),
@@ -68,6 +56,27 @@ impl World {
             Some(next) => set_step(state, number, Step::Adopt(*next)),
             None => self.answer(state, number),
         }
+    }
+
+    /// What is to be written down about the next segment of the dead set.
+    fn plan_segment(&self, state: &mut State, number: usize) {
+        let State { disk, processes, promises, .. } = state;
+        let process = &mut processes[number];
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
+        let dead = usize::from(operation.dead_set);
+        let (view, segment) = (&process.view, process.next_segment);
+        let theirs = &view.sets[dead].sum;
+        let next = disk.sets[dead].segments.first().map(|(segment, _)| *segment);
+        let there = theirs.puts.iter().filter(|put| Some(put.place.segment) == next);
+        let have = |put: &Put| view.sets[own].sum.puts.iter().any(|own| own.key == put.key);
+        let (skipped, wanted): (Vec<&Put>, Vec<&Put>) = there.partition(|put| have(put));
+        promises.leaving |= skipped.iter().fold(0, |bits, put| bits | 1 << put.version);
+        let wanted = wanted.into_iter().filter(|put| view.is_visible(put) || self.is(Mutant::AdoptInvisible));
+        let moved =
+            |put: &Put| Record::Put(Put { place: Place { segment, slot: put.place.slot }, ..*put });
+        let words = carried(theirs).filter(|_| !self.is(Mutant::AdoptWithoutForgets));
+        operation.records = words.chain(wanted.map(moved)).collect();
+        operation.step = Step::Adopt(self.adoption()[0]);
     }
 
     pub(crate) fn open_step(&self, state: &mut State, number: usize) {

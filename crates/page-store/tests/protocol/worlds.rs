@@ -26,7 +26,8 @@ pub(crate) fn reuse() -> World {
 /// One writer begins a generation, whose snapshot may be bad, while it stores; a reader follows.
 pub(crate) fn rotation() -> World {
     World {
-        scripts: vec![once(&[Put(0), Overwrite(0), Delete(0)]), loads(2)],
+        scripts: vec![once(&[Overwrite(0), Delete(0)]), loads(1)],
+        setup: vec![(0, Put(0))],
         writers: 1,
         rotations: vec![2],
         bad_snapshots: true,
@@ -40,7 +41,6 @@ pub(crate) fn two_writers() -> World {
         scripts: vec![
             vec![vec![Overwrite(0), Delete(0), Clear], vec![Put(0)]],
             vec![vec![Overwrite(0), Delete(0), Clear], vec![Load(0)]],
-            loads(1),
         ],
         writers: 2,
         setup: vec![(0, Put(0))],
@@ -51,7 +51,7 @@ pub(crate) fn two_writers() -> World {
 /// A writer deletes what another has, and begins generations meanwhile.
 pub(crate) fn forgetting() -> World {
     World {
-        scripts: vec![once(&[Load(1)]), vec![vec![Delete(0), Clear], vec![Load(1)]], loads(1)],
+        scripts: vec![once(&[Put(1)]), vec![vec![Delete(0), Clear], vec![Load(1)]], loads(1)],
         writers: 2,
         setup: vec![(0, Put(0))],
         rotations: vec![0, 1],
@@ -62,12 +62,12 @@ pub(crate) fn forgetting() -> World {
 /// A writer is killed at any instant, and another process continues its set.
 pub(crate) fn continued() -> World {
     World {
-        scripts: vec![vec![vec![Overwrite(0), Delete(0)], vec![Overwrite(0)], vec![Put(1)]], loads(1)],
-        setup: vec![(0, Put(0)), (0, Put(1))],
+        scripts: vec![vec![vec![Overwrite(0), Delete(0)], vec![Put(1)]], loads(1)],
+        setup: vec![(0, Put(0))],
         writers: 1,
         rotations: vec![1],
         kills: 1,
-        torn_kills: true,
+        slow_appends: true,
         reopens: true,
         ..World::default()
     }
@@ -76,11 +76,12 @@ pub(crate) fn continued() -> World {
 /// A dead set is adopted by a writer who also deletes; a reader reads.
 pub(crate) fn adopted() -> World {
     World {
-        scripts: vec![vec![], vec![vec![Adopt, Delete(0)], vec![Adopt, Delete(0)]], loads(1)],
+        scripts: vec![vec![], vec![vec![Adopt, Delete(0)], vec![Adopt]], loads(1)],
         writers: 2,
         setup: vec![(0, Put(0)), (0, Put(1))],
         dead: vec![0],
         rotations: vec![0, 1],
+        any_order: true,
         ..World::default()
     }
 }
@@ -88,10 +89,49 @@ pub(crate) fn adopted() -> World {
 /// Appends fail halfway.
 pub(crate) fn failing() -> World {
     World {
-        scripts: vec![once(&[Overwrite(0), Overwrite(0)]), once(&[Delete(0), Overwrite(0)]), loads(1)],
+        scripts: vec![once(&[Overwrite(0)]), once(&[Overwrite(0)]), loads(1)],
         setup: vec![(0, Put(0))],
         writers: 2,
         failures: 1,
+        slow_appends: true,
         ..World::default()
     }
 }
+
+/// The adopter is killed at any instant, and another process continues its set.
+pub(crate) fn adopted_again() -> World {
+    World {
+        scripts: vec![vec![vec![Adopt], vec![Adopt, Put(1)]], vec![], loads(1)],
+        writers: 2,
+        setup: vec![(1, Put(0))],
+        dead: vec![1],
+        kills: 1,
+        reopens: true,
+        grows: true,
+        ..World::default()
+    }
+}
+
+/// The dead set has nothing but what its writer said about the page of another, who does not know it yet.
+pub(crate) fn adopted_words(word: Call) -> World {
+    World {
+        scripts: vec![vec![vec![Load(1), Put(1)]], vec![], vec![vec![Adopt]], loads(1)],
+        writers: 3,
+        setup: vec![(0, Put(0)), (1, word)],
+        dead: vec![1],
+        ..World::default()
+    }
+}
+
+/// A writer is killed and nobody comes in its place.
+pub(crate) fn killed() -> World {
+    World {
+        scripts: vec![once(&[Clear]), once(&[Put(1)]), vec![]],
+        writers: 2,
+        kills: 1,
+        ..World::default()
+    }
+}
+
+pub(crate) fn adopted_forget() -> World { adopted_words(Delete(0)) }
+pub(crate) fn adopted_clear() -> World { adopted_words(Clear) }
