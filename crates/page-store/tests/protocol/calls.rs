@@ -6,6 +6,9 @@ use crate::model::World;
 use crate::mutants::Mutant;
 use crate::state::{AdoptStep, Call, OpenStep, Operation, Process, State, Step, Wrong};
 
+/// How often a load looks again for a page that was there and could not be read.
+const MOST_TRIES: u8 = 2;
+
 impl World {
     /// Begins a call; `None` opens the store.
     pub(crate) fn call(&self, state: &mut State, number: usize, call: Option<Call>) {
@@ -97,7 +100,8 @@ impl World {
         let Some(own) = process.own() else { return self.answer(state, number) };
         let own_puts = &process.view.sets[own].sum.puts;
         let retired = |put: &Put| Record::Retire { number: 0, key: put.key, place: put.place };
-        let outdated: Vec<Put> = own_puts.iter().filter(|put| !process.view.is_visible(put)).copied().collect();
+        let outdated: Vec<Put> =
+            own_puts.iter().filter(|put| !process.view.is_visible(put)).copied().collect();
         if !outdated.is_empty() && !self.is(Mutant::ClearNotFollowed) {
             return begin_retirement(state, number, outdated.iter().map(retired).collect(), false);
         }
@@ -132,7 +136,9 @@ impl World {
                 let place = match process.free_place(state) {
                     Some(place) => place,
                     None => {
-                        let Some(victim) = own_puts.iter().min_by_key(|put| put.number).copied() else { return };
+                        let Some(victim) = own_puts.iter().min_by_key(|put| put.number).copied() else {
+                            return;
+                        };
                         let record = retired(&victim);
                         state.promises.leaving |= 1 << victim.version;
                         if !self.is(Mutant::ReuseBeforeRetire) {
@@ -248,7 +254,9 @@ impl World {
     /// The records of a call are on their way into the journal: all but the last are there, and half of that one.
     fn append_half(&self, state: &mut State, number: usize) {
         let process = &mut state.processes[number];
-        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else {
+            return;
+        };
         let Some(journal) = state.disk.sets[own].journal_mut(process.generation) else { return };
         if let Some((_, whole)) = operation.records.split_last() {
             journal.records.extend(whole);
@@ -260,7 +268,9 @@ impl World {
     /// They are there, and in the index.
     pub(crate) fn append(&self, state: &mut State, number: usize) {
         let process = &mut state.processes[number];
-        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else {
+            return;
+        };
         let Some(journal) = state.disk.sets[own].journal_mut(process.generation) else { return };
         if std::mem::take(&mut operation.half) {
             journal.records.pop();
@@ -276,7 +286,9 @@ impl World {
     /// The append fails, after the records of this call were written and before some that came with them.
     pub(crate) fn fail(&self, state: &mut State, number: usize) {
         let process = &mut state.processes[number];
-        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else {
+            return;
+        };
         let Some(journal) = state.disk.sets[own].journal_mut(process.generation) else { return };
         if !operation.half {
             journal.records.extend(&operation.records);
@@ -293,8 +305,10 @@ impl World {
         if let Some(journal) = state.disk.sets[own].journal_mut(process.generation) {
             journal.records.truncate(journal.records.len() - written);
         }
-        state.disk.published += 1;
         process.operation = None;
+        if !self.is(Mutant::TakenBackUnpublished) {
+            state.disk.published += 1;
+        }
     }
 
     fn read_begin(&self, state: &mut State, number: usize, key: u8) {
@@ -314,7 +328,7 @@ impl World {
         if let Some(reading) = found {
             operation.reading = Some(reading);
             operation.step = Step::ReadEnd;
-        } else if !candidates.is_empty() && operation.tries < 2 {
+        } else if !candidates.is_empty() && operation.tries < MOST_TRIES {
             // A segment that is not there: it was given up, or it has moved to another set.
             operation.tries += 1;
             operation.look = Look::begin(&state.disk, &mut process.view, own, true);
@@ -355,7 +369,14 @@ impl World {
             state.promises.wrong = Some(Wrong::Corrupt);
             return;
         }
-        self.answer(state, number);
+        // It was replaced, or it moved to another set, while it was read.
+        operation.step = Step::Look;
+        let Some(Call::Load(key)) = operation.call else { return };
+        operation.tries += 1;
+        if operation.tries > MOST_TRIES || self.is(Mutant::MovedPageIsAMiss) {
+            return self.answer(state, number);
+        }
+        self.read_begin(state, number, key);
     }
 
     /// The call is answered: what was promised by that?
@@ -410,7 +431,8 @@ pub(crate) fn set_step(state: &mut State, number: usize, step: Step) {
 
 fn write(state: &mut State, number: usize, content: Content) {
     let process = &state.processes[number];
-    let Some((own, place)) = process.own().zip(process.operation.as_ref().and_then(|operation| operation.place))
+    let Some((own, place)) =
+        process.own().zip(process.operation.as_ref().and_then(|operation| operation.place))
     else {
         return;
     };

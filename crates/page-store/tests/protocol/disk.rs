@@ -174,11 +174,11 @@ impl Set {
     /// A segment number above all that a file or a record names.
     pub(crate) fn unused_segment(&self, records_count: bool) -> u8 {
         let files = self.segments.iter().map(|(number, _)| *number);
-        let puts = self.journals.iter().flat_map(|journal| &journal.records).filter_map(|record| match record
-        {
-            Record::Put(put) => Some(put.place.segment),
-            _ => None,
-        });
+        let puts =
+            self.journals.iter().flat_map(|journal| &journal.records).filter_map(|record| match record {
+                Record::Put(put) => Some(put.place.segment),
+                _ => None,
+            });
         let kept = self.snapshots.iter().flat_map(|snapshot| &snapshot.sum.puts).map(|put| put.place.segment);
         let named = puts.chain(kept).filter(|_| records_count);
         files.chain(named).max().map_or(0, |segment| segment + 1)

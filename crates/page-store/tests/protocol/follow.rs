@@ -68,7 +68,7 @@ impl Followed {
             return Tailed::End;
         }
         let at = usize::from(self.at);
-        let replaced = at > 0 && journal.records.get(at - 1).copied() != self.last;
+        let replaced = self.last.is_some() && journal.records.get(at - 1).copied() != self.last;
         if journal.records.len() < at || (replaced && mutant != Some(Mutant::TakenBackUnnoticed)) {
             if mutant == Some(Mutant::TakenBackUnnoticed) {
                 self.at = journal.records.len() as u8;
@@ -85,10 +85,17 @@ impl Followed {
         };
         for record in &rest[..readable] {
             self.sum.apply(*record);
-            self.last = Some(*record);
+            // The mutant has nothing that it could compare later.
+            self.last = Some(*record).filter(decodes);
             self.at += 1;
             if let Record::Seal { next } = record {
-                *self = Self { begun: true, generation: *next, sum: std::mem::take(&mut self.sum), at: 0, last: None };
+                *self = Self {
+                    begun: true,
+                    generation: *next,
+                    sum: std::mem::take(&mut self.sum),
+                    at: 0,
+                    last: None,
+                };
                 return Tailed::More;
             }
         }

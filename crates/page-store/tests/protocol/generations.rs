@@ -34,8 +34,7 @@ impl World {
     pub(crate) fn rotate(&self, state: &mut State, number: usize) {
         let process = &mut state.processes[number];
         process.rotations_left -= 1;
-        let step =
-            if self.is(Mutant::SealBeforeNext) { RotationStep::Seal } else { RotationStep::Make };
+        let step = if self.is(Mutant::SealBeforeNext) { RotationStep::Seal } else { RotationStep::Make };
         process.rotation = Some(Rotation { step, next: process.generation + 1, captured: Sum::default() });
     }
 

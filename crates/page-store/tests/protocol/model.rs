@@ -213,9 +213,10 @@ impl Model for World {
                 self.rotation_actions(state, number, held, looking, actions);
             } else if process.rotations_left > 0
                 && process.own.is_some()
-                && !process.operation.as_ref().is_some_and(|operation| {
-                    operation.holds_the_journal() || operation.call.is_none()
-                })
+                && !process
+                    .operation
+                    .as_ref()
+                    .is_some_and(|operation| operation.holds_the_journal() || operation.call.is_none())
             {
                 actions.push(Action::Rotate(number));
             }

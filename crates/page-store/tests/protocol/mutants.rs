@@ -22,6 +22,8 @@ pub(crate) enum Mutant {
     TornTailSkipped,
     /// A journal that is shorter than what was read, or holds something else, is followed all the same.
     TakenBackUnnoticed,
+    /// An append that failed is taken back, and that is not published.
+    TakenBackUnpublished,
     /// A file that is gone is taken for the end.
     GoneIsTheEnd,
     /// A set that began anew does not make the look begin again.
@@ -52,6 +54,10 @@ pub(crate) enum Mutant {
     ContinueWithoutSealing,
     /// Only a last journal that is torn or sealed makes the set begin a new generation.
     ContinueHeedsLastOnly,
+    /// Who continues a set does not publish what its writer may have left unpublished.
+    ContinueUnpublished,
+    /// A page that is not in its slot and not in its journal any more is not looked for again.
+    MovedPageIsAMiss,
     /// A segment number that a record names is given to a new segment.
     SegmentNumberAgain,
 }

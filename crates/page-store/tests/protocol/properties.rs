@@ -20,7 +20,8 @@ pub(crate) fn all() -> Vec<Property<World>> {
         Property::always(NO_FALSE_ALARM, |_, state: &State| state.promises.wrong != Some(Wrong::Corrupt)),
         Property::always(REMOVED_STAYS, |_, state: &State| {
             let removed = state.promises.removed;
-            state.promises.wrong != Some(Wrong::Removed) && (removed == 0 || found(&state.disk) & removed == 0)
+            state.promises.wrong != Some(Wrong::Removed)
+                && (removed == 0 || found(&state.disk) & removed == 0)
         }),
         Property::always(STORED_FOUND, |_, state: &State| {
             let due = state.promises.stored & !state.promises.leaving;
@@ -89,19 +90,9 @@ fn followers_arrive(world: &World, state: &State) -> bool {
         }
         let look = Look::begin(&state.disk, &mut view, process.own(), !quiet);
         run(world, state, process, &mut view, look)
-            && (bits(&state.disk, &view.sums().collect::<Vec<_>>()) ^ expected) & !state.promises.contested == 0
+            && (bits(&state.disk, &view.sums().collect::<Vec<_>>()) ^ expected) & !state.promises.contested
+                == 0
     })
-}
-
-/// For people: who of them finds what.
-pub(crate) fn explain(world: &World, state: &State) {
-    println!("there is {:b}; promised {:b}, leaving {:b}, removed {:b}", found(&state.disk), state.promises.stored, state.promises.leaving, state.promises.removed);
-    for process in state.processes.iter().filter(|process| process.alive) {
-        let mut view = process.view.clone();
-        let look = Look::begin(&state.disk, &mut view, process.own(), true);
-        let ended = run(world, state, process, &mut view, look);
-        println!("  {:?} ended {ended} finds {:b} {:?}", process.own, bits(&state.disk, &view.sums().collect::<Vec<_>>()), view);
-    }
 }
 
 /// Ends a look alone. Answers whether it came to its end.

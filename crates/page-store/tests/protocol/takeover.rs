@@ -62,7 +62,9 @@ impl World {
     fn plan_segment(&self, state: &mut State, number: usize) {
         let State { disk, processes, promises, .. } = state;
         let process = &mut processes[number];
-        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else { return };
+        let (Some(own), Some(operation)) = (process.own.map(usize::from), &mut process.operation) else {
+            return;
+        };
         let dead = usize::from(operation.dead_set);
         let (view, segment) = (&process.view, process.next_segment);
         let theirs = &view.sets[dead].sum;
@@ -72,8 +74,7 @@ impl World {
         let (skipped, wanted): (Vec<&Put>, Vec<&Put>) = there.partition(|put| have(put));
         promises.leaving |= skipped.iter().fold(0, |bits, put| bits | 1 << put.version);
         let wanted = wanted.into_iter().filter(|put| view.is_visible(put) || self.is(Mutant::AdoptInvisible));
-        let moved =
-            |put: &Put| Record::Put(Put { place: Place { segment, slot: put.place.slot }, ..*put });
+        let moved = |put: &Put| Record::Put(Put { place: Place { segment, slot: put.place.slot }, ..*put });
         let words = carried(theirs).filter(|_| !self.is(Mutant::AdoptWithoutForgets));
         operation.records = words.chain(wanted.map(moved)).collect();
         operation.step = Step::Adopt(self.adoption()[0]);
@@ -108,14 +109,13 @@ impl World {
             }
             OpenStep::Look => {
                 let last = files.journals.last();
-                let torn = last.is_none_or(|last| {
-                    !last.header || last.sealed() || last.records.contains(&Record::Torn)
-                });
+                let torn = last
+                    .is_none_or(|last| !last.header || last.sealed() || last.records.contains(&Record::Torn));
                 let open_ends = files.journals.iter().rev().skip(1).any(|journal| !journal.sealed());
                 process.generation = files.highest();
                 if !torn && (!open_ends || self.is(Mutant::ContinueHeedsLastOnly)) {
                     // Its writer may have been killed before it did this.
-                    disk.published += 1;
+                    disk.published += u8::from(!self.is(Mutant::ContinueUnpublished));
                     process.operation = None;
                     return;
                 }

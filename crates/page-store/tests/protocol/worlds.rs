@@ -16,7 +16,10 @@ fn loads(times: usize) -> Script {
 /// One writer fills its slots and writes them again; a reader reads.
 pub(crate) fn reuse() -> World {
     World {
-        scripts: vec![vec![vec![Put(1), Overwrite(0)], vec![Overwrite(0), Delete(0)], vec![Put(1)]], loads(2)],
+        scripts: vec![
+            vec![vec![Put(1), Overwrite(0)], vec![Overwrite(0), Delete(0)], vec![Put(1)]],
+            loads(2),
+        ],
         setup: vec![(0, Put(0))],
         writers: 1,
         ..World::default()
@@ -48,15 +51,38 @@ pub(crate) fn two_writers() -> World {
     }
 }
 
-/// A writer deletes what another has, and begins generations meanwhile.
-pub(crate) fn forgetting() -> World {
+/// A writer removes what another has, who retires it, and begins a generation meanwhile.
+fn forgetting(word: Call) -> World {
     World {
-        scripts: vec![once(&[Put(1)]), vec![vec![Delete(0), Clear], vec![Load(1)]], loads(1)],
+        scripts: vec![once(&[Delete(1)]), once(&[word, Load(1)]), loads(1)],
         writers: 2,
         setup: vec![(0, Put(0))],
         rotations: vec![0, 1],
         ..World::default()
     }
+}
+
+pub(crate) fn forgotten() -> World {
+    forgetting(Delete(0))
+}
+
+pub(crate) fn cleared() -> World {
+    forgetting(Clear)
+}
+
+/// A page is stored at the moment of a clear, whose writer begins a generation.
+pub(crate) fn contested() -> World {
+    World {
+        scripts: vec![once(&[Put(1)]), once(&[Clear]), loads(1)],
+        writers: 2,
+        rotations: vec![0, 1],
+        ..World::default()
+    }
+}
+
+/// Two writers store while a reader looks at one after the other.
+pub(crate) fn publishing() -> World {
+    World { scripts: vec![once(&[Put(0)]), once(&[Put(1)]), loads(2)], writers: 2, ..World::default() }
 }
 
 /// A writer is killed at any instant, and another process continues its set.
@@ -112,8 +138,18 @@ pub(crate) fn adopted_again() -> World {
     }
 }
 
+/// The same where the dead set is the first to be continued, half adopted as it may be.
+pub(crate) fn half_adopted() -> World {
+    World {
+        scripts: vec![vec![], vec![vec![Adopt], vec![Adopt, Put(1)]], loads(1)],
+        setup: vec![(0, Put(0))],
+        dead: vec![0],
+        ..adopted_again()
+    }
+}
+
 /// The dead set has nothing but what its writer said about the page of another, who does not know it yet.
-pub(crate) fn adopted_words(word: Call) -> World {
+fn adopted_words(word: Call) -> World {
     World {
         scripts: vec![vec![vec![Load(1), Put(1)]], vec![], vec![vec![Adopt]], loads(1)],
         writers: 3,
@@ -125,13 +161,13 @@ pub(crate) fn adopted_words(word: Call) -> World {
 
 /// A writer is killed and nobody comes in its place.
 pub(crate) fn killed() -> World {
-    World {
-        scripts: vec![once(&[Clear]), once(&[Put(1)]), vec![]],
-        writers: 2,
-        kills: 1,
-        ..World::default()
-    }
+    World { scripts: vec![once(&[Clear]), once(&[Put(1)]), vec![]], writers: 2, kills: 1, ..World::default() }
 }
 
-pub(crate) fn adopted_forget() -> World { adopted_words(Delete(0)) }
-pub(crate) fn adopted_clear() -> World { adopted_words(Clear) }
+pub(crate) fn adopted_forget() -> World {
+    adopted_words(Delete(0))
+}
+
+pub(crate) fn adopted_clear() -> World {
+    adopted_words(Clear)
+}
