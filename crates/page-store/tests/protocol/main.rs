@@ -64,15 +64,20 @@ fn explore(name: &str, world: World) -> Option<Fault> {
 }
 
 macro_rules! holds {
-    ($($world:ident),* $(,)?) => {
+    ($($world:ident),*; slow: $($slow:ident),* $(,)?) => {
         mod holds {
-            $(#[test]
+            $(holds!(test $world);)*
+            $(holds!(test $slow #[ignore = "minutes"]);)*
+        }
+    };
+    (test $world:ident $(#[$ignored:meta])?) => {
+            #[test]
+            $(#[$ignored])?
             fn $world() {
                 if let Some(fault) = super::explore(stringify!($world), super::worlds::$world()) {
                     panic!("{}: {:#?}", fault.property, fault.steps);
                 }
-            })*
-        }
+            }
     };
 }
 
@@ -92,6 +97,9 @@ holds!(
     half_adopted,
     adopted_forget,
     adopted_clear,
+    adopted_meanwhile,
+    forgotten_and_continued;
+    slow: wide_writers, wide_continued, wide_adopted,
 );
 
 /// In the world named, the checker must find that the mutant is wrong.
@@ -125,6 +133,7 @@ found!(
     gone_is_the_end: GoneIsTheEnd in rotation,
     restart_looks_once: RestartLooksOnce in forgotten,
     gone_looks_once: GoneLooksOnce in adopted,
+    gone_looks_once_then_forgets: GoneLooksOnce in adopted_meanwhile,
     seal_after_first_record: SealAfterFirstRecord in rotation,
     seal_before_next: SealBeforeNext in rotation,
     remove_before_read_back: RemoveBeforeReadBack in rotation,

@@ -156,10 +156,6 @@ impl Process {
     pub(crate) fn own(&self) -> Option<usize> {
         self.own.map(usize::from)
     }
-
-    pub(crate) fn is_idle(&self) -> bool {
-        self.alive && self.operation.is_none()
-    }
 }
 
 /// What was answered wrongly.

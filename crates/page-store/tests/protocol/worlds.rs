@@ -148,6 +148,32 @@ pub(crate) fn half_adopted() -> World {
     }
 }
 
+/// A page is removed by one writer while another adopts it.
+pub(crate) fn adopted_meanwhile() -> World {
+    World {
+        scripts: vec![vec![], once(&[Adopt]), vec![vec![Delete(0), Clear], vec![Load(1)]]],
+        writers: 3,
+        setup: vec![(0, Put(0))],
+        dead: vec![0],
+        rotations: vec![0, 0, 1],
+        any_order: true,
+        ..World::default()
+    }
+}
+
+/// A writer removes what another has; one of them is killed at any instant, and its set is continued.
+pub(crate) fn forgotten_and_continued() -> World {
+    World {
+        scripts: vec![once(&[Delete(1)]), vec![vec![Delete(0), Clear]]],
+        writers: 2,
+        setup: vec![(0, Put(0))],
+        rotations: vec![0, 1],
+        kills: 1,
+        reopens: true,
+        ..World::default()
+    }
+}
+
 /// The dead set has nothing but what its writer said about the page of another, who does not know it yet.
 fn adopted_words(word: Call) -> World {
     World {
@@ -170,4 +196,40 @@ pub(crate) fn adopted_forget() -> World {
 
 pub(crate) fn adopted_clear() -> World {
     adopted_words(Clear)
+}
+
+// Wider ones, for who has minutes.
+
+/// Two writers do anything with one key, and begin generations; a reader reads it.
+pub(crate) fn wide_writers() -> World {
+    let anything = || vec![vec![Overwrite(0), Delete(0), Clear], vec![Put(0), Load(0)]];
+    World {
+        scripts: vec![anything(), anything(), loads(1)],
+        writers: 2,
+        setup: vec![(0, Put(0))],
+        rotations: vec![0, 1],
+        ..World::default()
+    }
+}
+
+/// A writer stores, and is killed twice.
+pub(crate) fn wide_continued() -> World {
+    World {
+        scripts: vec![vec![vec![Overwrite(0), Delete(0)]; 2], loads(1)],
+        setup: vec![(0, Put(0)), (0, Put(1))],
+        kills: 2,
+        bad_snapshots: true,
+        ..continued()
+    }
+}
+
+/// An adopter is killed, while it begins a generation too.
+pub(crate) fn wide_adopted() -> World {
+    World {
+        scripts: vec![vec![], vec![vec![Adopt, Delete(0)], vec![Adopt]], loads(1)],
+        rotations: vec![0, 1],
+        grows: false,
+        any_order: true,
+        ..half_adopted()
+    }
 }
