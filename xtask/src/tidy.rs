@@ -62,7 +62,7 @@ fn dependencies(wrong: &mut Vec<String>) -> Result<()> {
         graph.insert(package["name"].as_str().unwrap_or_default().to_owned(), names);
     }
     let forbidden_everywhere: &[&str] = &["lazy_static", "ctor", "openssl"];
-    let core_forbidden = ["libc", "rustix", "nix", "libloading", "pyo3", "aws-sdk-s3", "cudarc", "io-uring"];
+    let core_forbidden = ["libc", "nix", "libloading", "pyo3", "aws-sdk-s3", "cudarc", "io-uring"];
     let layer = |name: &str| match name {
         "hicache-hashing" => 0,
         "hicache-core" => 1,

@@ -18,7 +18,6 @@
 
 mod catalog;
 mod config;
-mod fork_mark;
 mod format;
 pub mod inspect;
 mod jobs;
