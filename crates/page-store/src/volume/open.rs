@@ -38,7 +38,7 @@ impl Volume {
         let directory = root.join(fingerprint.to_string());
         // Read before anything is made: bad configuration leaves nothing behind.
         if directory.is_dir() {
-            Manifest::read(&directory)?;
+            Manifest::find(&directory)?;
         }
         let io = |error| Error::io("create", format!("directory {}", directory.display()), error);
         fs::create_dir_all(&directory).map_err(io)?;
@@ -60,6 +60,13 @@ impl Volume {
                 "the set was damaged; what is left is served, and a new snapshot is made"
             );
         }
+        let found_damage = Counters {
+            bad_records: replayed.bad_records,
+            bad_snapshots: replayed.bad_snapshots,
+            bad_manifests: u64::from(manifest == ManifestOpened::Rewritten),
+            lost_pages: replayed.lost_pages,
+            ..Counters::default()
+        };
         let (journal, repair) = continue_journal(&paths, fingerprint, &replayed)?;
         let Replayed { catalog, segments: found, .. } = replayed;
         let mut segments = BTreeMap::new();
@@ -71,7 +78,7 @@ impl Volume {
         let names = NamesLog::open(paths.clone());
         let state = State {
             catalog,
-            counters: Counters::default(),
+            counters: found_damage,
             segments,
             journal,
             names_room: names.bytes(),
@@ -81,7 +88,7 @@ impl Volume {
             full_since: None,
             evicted_since_look: 0,
             dropped_names: 0,
-            changed: repair || manifest == ManifestOpened::Created,
+            changed: repair || manifest != ManifestOpened::Found,
         };
         let volume = Arc::new(Self {
             paths,
