@@ -64,8 +64,8 @@ impl Manifest {
             Parsed::No(why) => return Ok(Found::Damaged(why)),
         };
         let named = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let computed = manifest.namespace.fingerprint().to_string();
-        if manifest.fingerprint != named || computed != named {
+        if !manifest.is_named(named) {
+            let computed = manifest.namespace.fingerprint();
             return Err(Error::config(format!(
                 "{} says fingerprint {} and a namespace of fingerprint {computed}, but its directory is {named}; \
                  the directory was renamed or the file was edited: restore it. If only the file is wrong, remove it: \
@@ -108,6 +108,19 @@ impl Manifest {
             ))
             .with_source(why)),
         }
+    }
+
+    /// Whether the file `aside` is a whole manifest of `directory`.
+    pub(crate) fn is_of(aside: &Path, directory: &Path) -> bool {
+        let Ok(Parsed::Manifest(manifest)) = fs::read(aside).map(|raw| Self::parse(&raw)) else {
+            return false;
+        };
+        let named = directory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        manifest.is_named(named)
+    }
+
+    fn is_named(&self, fingerprint: &str) -> bool {
+        self.fingerprint == fingerprint && self.namespace.fingerprint().to_string() == fingerprint
     }
 
     /// Makes sure that `directory` is the directory of `namespace`: writes its manifest or compares the one there. A

@@ -7,7 +7,7 @@ mod names;
 mod record;
 mod snapshot;
 
-pub(crate) use manifest::{Manifest, Opened as ManifestOpened};
+pub(crate) use manifest::{Found as FoundManifest, Manifest, Opened as ManifestOpened};
 pub(crate) use names::{encode_name, name_bytes, parse_names};
 pub(crate) use record::{Place, Put, RECORD_BYTES, Record};
 pub(crate) use snapshot::{SnapshotWriter, read_snapshot};

@@ -78,6 +78,22 @@ impl SetPaths {
         self.directory.join(name.to_string())
     }
 
+    /// Removes what was being written when a process ended; answers what it was. A directory in that place would be in
+    /// the way of every snapshot.
+    pub(crate) fn remove_leftovers(&self) -> Vec<PathBuf> {
+        let mut leftovers = vec![self.snapshot_aside(), self.names_aside()];
+        leftovers.retain(|path| std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path)).is_ok());
+        leftovers
+    }
+
+    /// Whether a file of this name in the directory of a set is one of its own.
+    pub(crate) fn is_ours(name: &str) -> bool {
+        const NAMES: [&str; 4] = ["LOCK", "names", "names.new", "snapshot.new"];
+        NAMES.contains(&name)
+            || SegmentName::parse(name).is_some()
+            || [Self::JOURNAL, Self::SNAPSHOT].iter().any(|stem| parse_generation(name, stem).is_some())
+    }
+
     /// Every file name in the set. What is no file is none, whatever its name: a directory can't be read, and a pipe
     /// would be waited for.
     pub(crate) fn entries(&self) -> std::io::Result<Vec<String>> {
@@ -107,7 +123,17 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         let name = SegmentName { slot_bytes: 65_536, segment: 7 };
         assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
-        for bad in ["seg-", "seg-1", "seg-1-", "seg--1", "seg-1-70000", "journal-1", "seg-99999999999-1", "seg-0-1", "seg-1-1"] {
+        for bad in [
+            "seg-",
+            "seg-1",
+            "seg-1-",
+            "seg--1",
+            "seg-1-70000",
+            "journal-1",
+            "seg-99999999999-1",
+            "seg-0-1",
+            "seg-1-1",
+        ] {
             assert_eq!(SegmentName::parse(bad), None, "{bad}");
         }
         assert_eq!(parse_generation("journal-0000000012", "journal"), Some(12));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hicache_core::{Error, ErrorKind, Result};
 
 const PREFIX: &str = "set-";
+const MOST_SETS: u32 = 1 << 24;
 
 /// A set that is ours while this lives.
 #[derive(Debug)]
@@ -46,7 +47,11 @@ impl SetLock {
         ))
     }
 
-    fn try_take(directory: &Path) -> Result<Option<Self>> {
+    /// Takes one particular set; `None` if a process has it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn try_take(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join("LOCK");
         let io = |error| Error::io("lock", format!("set {}", path.display()), error);
         // Opened close-on-exec, as the standard library does: a child program must not hold the set.
@@ -82,7 +87,8 @@ pub(crate) fn existing_sets(namespace_directory: &Path) -> Result<Vec<(u32, Path
     for entry in fs::read_dir(namespace_directory).map_err(io)? {
         let entry = entry.map_err(io)?;
         let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)?.parse().ok());
-        if let Some(number) = number {
+        // A file of such a name is no set, and from the highest number nobody could count on.
+        if let Some(number) = number.filter(|&number| number < MOST_SETS && entry.path().is_dir()) {
             sets.push((number, entry.path()));
         }
     }

@@ -6,7 +6,7 @@
 mod capacity;
 mod change;
 mod open;
-mod snapshot;
+pub(crate) mod snapshot;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -46,9 +46,7 @@ impl Volume {
         let manifest = Manifest::ensure(&directory, namespace)?;
         let lock = SetLock::claim(&directory)?;
         let paths = SetPaths::new(lock.directory().to_owned());
-        for leftover in [paths.snapshot_aside(), paths.names_aside()] {
-            let _ = fs::remove_file(leftover);
-        }
+        paths.remove_leftovers();
         let replayed = replay(&paths, fingerprint, options.policy)?;
         let sequence = Sequence::open(&directory, replayed.sequence)?;
         if replayed.bad_records + replayed.bad_snapshots + replayed.lost_pages > 0 {

@@ -14,7 +14,7 @@ use crate::set::{Journal, remove_older, write_snapshot};
 const STEP: usize = 2048;
 
 /// The pools, as a journal says them.
-pub(super) fn pool_records(catalog: &Catalog) -> Vec<Record> {
+pub(crate) fn pool_records(catalog: &Catalog) -> Vec<Record> {
     let pools = catalog.pools().iter().enumerate();
     pools.filter_map(|(id, &name)| Some(Record::Pool { id: u8::try_from(id).ok()?, name })).collect()
 }
