@@ -22,6 +22,9 @@ mod audit;
 mod catalog;
 mod config;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 mod jobs;
 mod page_store;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hicache_core::{Error, Result};
 use memmap2::{MmapOptions, MmapRaw};
 
+use crate::format::NUMBERS_END;
+
 /// The mapped counter.
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -36,6 +38,11 @@ impl Sequence {
         }
         let map = MmapOptions::new().len(BYTES as usize).map_raw(&file).map_err(io)?;
         let sequence = Self { map };
+        if sequence.counter().load(Ordering::Acquire) >= NUMBERS_END {
+            // No namespace has counted so far: the file is damaged, and what follows would overflow.
+            tracing::warn!(path = %path.display(), "the counter is damaged; it goes on from what the records say");
+            sequence.counter().store(least, Ordering::Release);
+        }
         sequence.counter().fetch_max(least, Ordering::AcqRel);
         // Said, because the mapping keeps the file open beyond the descriptor, and its lock with it.
         file.unlock().map_err(io)?;
@@ -67,5 +74,14 @@ mod tests {
         assert_eq!(one.take(2), 11);
         assert_eq!(other.take(1), 13);
         assert_eq!(Sequence::open(directory.path(), 0).unwrap().take(1), 14);
+    }
+
+    #[test]
+    fn a_damaged_counter_goes_on_from_the_records() {
+        let directory = tempfile::tempdir().unwrap();
+        for (damage, first) in [(vec![0xff; 8], 8), (vec![0; 3], 8), (vec![0; 80], 8)] {
+            std::fs::write(directory.path().join("SEQUENCE"), damage).unwrap();
+            assert_eq!(Sequence::open(directory.path(), 7).unwrap().take(2), first);
+        }
     }
 }
