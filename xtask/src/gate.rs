@@ -24,6 +24,7 @@ const STAGES: &[Stage] = &[
     ("format", format),
     ("lints", lints),
     ("lints without default features", lints_bare),
+    ("fuzz targets", fuzz_targets),
     ("tests", tests),
     ("tests on the release binary", release_tests),
     ("address sanitizer", sanitizer),
@@ -64,6 +65,14 @@ fn lints() -> Result<()> {
 fn lints_bare() -> Result<()> {
     let arguments = ["clippy", "--package", "hicache", "--no-default-features", "--", "--deny", "warnings"];
     cargo::run(cargo::cargo().args(arguments))
+}
+
+/// That they still compile. Without the feature that links libFuzzer, since that needs a C++ compiler.
+fn fuzz_targets() -> Result<()> {
+    let arguments = ["check", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features", "--locked"];
+    let mut check = cargo::cargo();
+    check.args(arguments).env("CARGO_TARGET_DIR", crate::root().join("target/fuzz"));
+    cargo::run(&mut check)
 }
 
 fn tests() -> Result<()> {

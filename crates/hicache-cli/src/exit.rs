@@ -11,7 +11,8 @@ use crate::workload::WorkloadError;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0    done, and everything was right
-  1    something is wrong with the data: corrupt pages, acknowledged pages that are not there
+  1    something is wrong with the data: corrupt pages, acknowledged pages that are not there, what --repair
+       could not mend
   2    bad input or configuration: nothing was opened or changed
   3    the machine failed: no usable backend, an I/O error, pages that could not be moved
   130  interrupted (Ctrl-C); what was reported until then is true

@@ -13,8 +13,9 @@
 //! | [`backend`] | [`Backend`]: what a build offers, and the probe that says whether it works here |
 //! | [`memory_storage`] | [`MemoryStorage`]: the reference backend that is always present |
 //! | [`error`] | [`Error`], [`ErrorKind`] |
+//! | [`fork_mark`] | [`ForkMark`]: whether the process has forked since |
 //!
-//! The crate names no backend, does no I/O and depends on no FFI crate.
+//! The crate names no backend, does no I/O and depends on no FFI crate; of the system it asks for memory.
 //!
 //! # The rule that keeps memory safe
 //!
@@ -25,6 +26,7 @@
 pub mod backend;
 pub mod engine;
 pub mod error;
+pub mod fork_mark;
 pub mod key;
 pub mod memory;
 pub mod memory_storage;
@@ -36,6 +38,7 @@ pub mod transfer;
 pub use backend::{Backend, Check, Offer, ProbeContext, ProbeReport, Verdict};
 pub use engine::{Completes, Direction, Engine, EngineCapabilities, EngineFile, Extent, ExtentsDone};
 pub use error::{Error, ErrorKind, Result};
+pub use fork_mark::ForkMark;
 pub use hicache_hashing as hashing;
 pub use key::{MAX_TEXT_KEY_BYTES, PageKey, PoolName};
 pub use memory::{OwnerId, PageMemory, Piece, Registration};

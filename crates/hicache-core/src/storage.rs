@@ -168,6 +168,14 @@ pub struct StorageStat {
     pub read_bytes: u64,
     /// Bytes stored.
     pub written_bytes: u64,
+    /// Records that were torn, damaged or of no meaning when it was opened, and were skipped.
+    pub bad_records: u64,
+    /// Snapshots that could not be used when it was opened; an older one, or the journals, stood in.
+    pub bad_snapshots: u64,
+    /// Manifests that could not be read when it was opened, and were written anew.
+    pub bad_manifests: u64,
+    /// Pages that it had a record of when it was opened, and no place any more.
+    pub lost_pages: u64,
 }
 
 /// A place that keeps pages.

@@ -2,6 +2,7 @@
 //!
 //! | module | what is there |
 //! |---|---|
+//! | [`arguments`] | [`argument`]: how long a test shall take, as an argument of its binary |
 //! | [`conformance`] | suites that any `Storage` or `Engine` goes through in about fifteen lines |
 //! | [`faults`] | [`FaultyEngine`], [`FaultyStorage`]: wrappers that inject faults by a plan |
 //! | [`thread_engine`] | [`ThreadEngine`]: an engine that a test can stop in any phase |
@@ -10,12 +11,14 @@
 //!
 //! It names no backend, needs no async runtime, and is not published.
 
+pub mod arguments;
 pub mod conformance;
 pub mod content;
 pub mod faults;
 pub mod model;
 pub mod thread_engine;
 
+pub use arguments::argument;
 pub use content::{Content, WrongByte, numbered_key};
 pub use faults::{
     EngineFault, FaultPlan, FaultyEngine, FaultyStorage, InjectedFaults, Operation, StorageFault,

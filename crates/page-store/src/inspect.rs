@@ -1,18 +1,17 @@
 //! Reading a store from outside, running or dead: what `hicache verify`, `stat` and `list` show. Takes no lock and
 //! changes nothing.
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use hicache_core::{Error, ListedPage, Namespace, PoolName, Result};
-use hicache_hashing::{Fingerprint, checksum, to_hex};
+use hicache_core::{Error, ListedPage, Namespace, Result};
+use hicache_hashing::{Fingerprint, to_hex};
 use serde::Serialize;
 
-use crate::catalog::{Lru, Mask};
-use crate::format::{Manifest, Place, Put};
-use crate::set::{NamesLog, Replayed, SegmentName, SetPaths, existing_sets, physical_bytes, replay};
+use crate::audit::{Audit, Seen};
+use crate::catalog::Mask;
+use crate::format::Manifest;
+use crate::set::{SetPaths, existing_sets, physical_bytes};
 
 /// One set of one namespace under a root, as it stands on disk.
 #[derive(Debug)]
@@ -23,9 +22,7 @@ pub struct SetView {
     pub fingerprint: String,
     /// Directory of the set.
     pub directory: PathBuf,
-    paths: SetPaths,
-    known: Fingerprint,
-    replayed: Replayed,
+    audit: Audit,
 }
 
 /// Sizes of a set.
@@ -89,20 +86,17 @@ pub fn sets(root: &Path) -> Result<Vec<SetView>> {
         namespaces += 1;
         let first = found.len();
         for (_, set) in existing_sets(&directory)? {
-            let paths = SetPaths::new(set.clone());
             found.push(SetView {
                 namespace: manifest.namespace.clone(),
                 fingerprint: manifest.fingerprint.clone(),
-                replayed: replay(&paths, known, Lru::boxed)?,
+                audit: Audit::of(SetPaths::new(set.clone()), known)?,
                 directory: set,
-                paths,
-                known,
             });
         }
         // What one set hides is hidden in all of them.
         let mut mask = Mask::default();
-        found[first..].iter().for_each(|set: &SetView| mask.merge(&set.replayed.mask));
-        found[first..].iter_mut().for_each(|set| mask.apply_to(&mut set.replayed.catalog));
+        found[first..].iter().for_each(|set: &SetView| mask.merge(&set.audit.replayed.mask));
+        found[first..].iter_mut().for_each(|set| mask.apply_to(&mut set.audit.replayed.catalog));
     }
     if namespaces == 0 {
         return Err(Error::config(format!("{} holds no page store", root.display())));
@@ -114,12 +108,12 @@ pub fn sets(root: &Path) -> Result<Vec<SetView>> {
 impl SetView {
     /// Number of pages.
     pub fn pages(&self) -> u64 {
-        self.replayed.catalog.pages()
+        self.audit.replayed.catalog.pages()
     }
 
     /// Sizes.
     pub fn stat(&self) -> SetStat {
-        let catalog = &self.replayed.catalog;
+        let catalog = &self.audit.replayed.catalog;
         SetStat {
             namespace: self.namespace.clone(),
             fingerprint: self.fingerprint.clone(),
@@ -127,18 +121,13 @@ impl SetView {
             pages: catalog.pages(),
             page_bytes: catalog.page_bytes(),
             slots: catalog.classes().values().map(|class| class.slots).sum(),
-            segments: self.replayed.segments.len() as u64,
+            segments: self.audit.replayed.segments.len() as u64,
             physical_bytes: physical_bytes(&self.directory).unwrap_or(0),
-            generation: self.replayed.generation,
-            bad_records: self.replayed.bad_records,
-            bad_snapshots: self.replayed.bad_snapshots,
-            lost_pages: self.replayed.lost_pages,
+            generation: self.audit.replayed.generation,
+            bad_records: self.audit.replayed.bad_records,
+            bad_snapshots: self.audit.replayed.bad_snapshots,
+            lost_pages: self.audit.replayed.lost_pages,
         }
-    }
-
-    fn puts(&self) -> impl Iterator<Item = Put> {
-        let catalog = &self.replayed.catalog;
-        std::iter::successors(catalog.next_live(0), |put| catalog.next_live(put.place.id().checked_add(1)?))
     }
 
     /// Goes through the pages whose name begins with `prefix`.
@@ -146,18 +135,9 @@ impl SetView {
     /// # Errors
     /// `Io` if the names can't be read.
     pub fn list(&self, prefix: &str) -> Result<impl Iterator<Item = ListedPage>> {
-        let names = NamesLog::open(self.paths.clone()).read()?;
-        let pools = self.replayed.catalog.pools();
-        Ok(self.puts().filter_map(move |put| {
-            let pool = pools.get(usize::from(put.pool)).copied().unwrap_or(PoolName::KV);
-            let text = names.get(&put.digest).filter(|_| pool == PoolName::TEXT);
-            let name = text.cloned().unwrap_or_else(|| to_hex(&put.digest));
-            name.starts_with(prefix).then(|| ListedPage {
-                pool: pool.to_string(),
-                name,
-                bytes: u64::from(put.bytes),
-            })
-        }))
+        let naming = self.audit.naming()?;
+        let pages = self.audit.puts().map(move |put| naming.listed(&put));
+        Ok(pages.filter(move |page| page.name.starts_with(prefix)))
     }
 
     /// Reads and checks every page; `progress` is told after each how many bytes it had. Pages that seem wrong are
@@ -167,11 +147,10 @@ impl SetView {
     /// `Io` if the set can't be read again.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<Verified> {
         let mut verified = Verified::default();
-        let mut files = HashMap::new();
-        let mut buffer = Vec::new();
+        let mut reader = self.audit.reader();
         let mut doubtful = Vec::new();
-        for put in self.puts() {
-            if self.is_good(&put, &mut files, &mut buffer) {
+        for put in self.audit.puts() {
+            if matches!(reader.look(&put), Seen::Good) {
                 verified.good_pages += 1;
             } else {
                 doubtful.push(put);
@@ -182,11 +161,11 @@ impl SetView {
         if doubtful.is_empty() {
             return Ok(verified);
         }
-        let now = replay(&self.paths, self.known, Lru::boxed)?;
+        let now = Audit::of(self.audit.paths.clone(), self.audit.fingerprint)?;
         for put in doubtful {
-            if now.catalog.peek(put.pool, &put.digest) != Some(put) {
+            if now.replayed.catalog.peek(put.pool, &put.digest) != Some(put) {
                 verified.superseded_pages += 1;
-            } else if self.is_good(&put, &mut files, &mut buffer) {
+            } else if matches!(reader.look(&put), Seen::Good) {
                 verified.good_pages += 1;
             } else {
                 verified.corrupt_pages += 1;
@@ -202,15 +181,5 @@ impl SetView {
             }
         }
         Ok(verified)
-    }
-
-    fn is_good(&self, put: &Put, files: &mut HashMap<u16, Option<File>>, buffer: &mut Vec<u8>) -> bool {
-        let Place { segment, slot } = put.place;
-        let Some(slot_bytes) = self.replayed.catalog.slot_bytes(segment) else { return false };
-        let path = self.paths.segment(SegmentName { slot_bytes, segment });
-        let Some(file) = files.entry(segment).or_insert_with(|| File::open(path).ok()) else { return false };
-        buffer.resize(put.bytes as usize, 0);
-        let offset = u64::from(slot) * u64::from(slot_bytes);
-        file.read_exact_at(buffer, offset).is_ok() && checksum(buffer) == put.checksum
     }
 }

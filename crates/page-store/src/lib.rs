@@ -13,16 +13,22 @@
 //! | `set` | the files of one writer: lock, journal, snapshot, segments, names, sequence, ledger, replay; following another's |
 //! | `format` | records and manifests, byte by byte |
 //! | [`inspect`] | reading a store from outside, running or dead |
+//! | [`repair`] | mending what a damaged medium left |
+//! | `audit` | the pages of a set, and whether they are what was stored |
 //!
 //! The files are described in `docs/on-disk-format.md`, the promises in `docs/semantics.md`.
 
+mod audit;
 mod catalog;
 mod config;
-mod fork_mark;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod inspect;
 mod jobs;
 mod page_store;
+pub mod repair;
 mod set;
 mod volume;
 mod worker;

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
-    Engine, EngineCapabilities, Error, ErrorKind, ListCursor, Listing, Outcome, OwnerId, PageBatch, PageKey,
-    PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat, StoreOptions, Transfer,
+    Engine, EngineCapabilities, Error, ErrorKind, ForkMark, ListCursor, Listing, Outcome, OwnerId, PageBatch,
+    PageKey, PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat, StoreOptions,
+    Transfer,
 };
 use hicache_hashing::RootId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{PageStoreConfig, Role};
-use crate::fork_mark::ForkMark;
 use crate::jobs::{Breaker, EngineRegistrations, Shared, Staging};
 use crate::set::physical_bytes;
 use crate::volume::{ListFrom, Volume, VolumeOptions, cursor, parse_cursor};
@@ -110,10 +110,7 @@ impl PageStore {
 
     fn usable(&self) -> Result<()> {
         if self.fork.is_child() {
-            return Err(Error::new(
-                ErrorKind::Closed,
-                "the process has forked since the store was opened; open another store in the child",
-            ));
+            return Err(ForkMark::refusal("store"));
         }
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "the store is closed"));

@@ -152,12 +152,7 @@ async fn manifests_that_contradict_or_are_newer_are_left_alone() {
     let other = good.replace("\"tests\"", "\"another model\"");
     let newer = good.replace("\"format_version\": 1", "\"format_version\": 2");
     assert!(other != good && newer != good);
-    let cases = [
-        (other.as_str(), "renamed or edited"),
-        (&newer, "has format 2"),
-        ("", "not a manifest"),
-        ("{}", "not a manifest"),
-    ];
+    let cases = [(other.as_str(), "was renamed"), (&newer, "has format 2")];
     for (text, message) in cases {
         fs::write(&manifest, text).unwrap();
         let before = listing(root);

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use async_trait::async_trait;
 use hicache_core::{
     Completes, Direction, Engine, EngineCapabilities, EngineFile, Error, ErrorKind, Extent, ExtentsDone,
-    MemoryKind, OwnerId, Region, Registration, Result, Transfer,
+    ForkMark, MemoryKind, OwnerId, Region, Registration, Result, Transfer,
 };
 
 use crate::URING;
@@ -67,6 +67,7 @@ pub struct UringEngine {
     /// [`Engine::close`] was called; the inboxes of lost rings do not remember.
     closed: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    fork: Arc<ForkMark>,
 }
 
 impl UringEngine {
@@ -77,7 +78,9 @@ impl UringEngine {
     /// io_uring, saying which.
     pub fn open(config: UringConfig) -> Result<Self> {
         config.validate()?;
-        let inboxes: Vec<_> = (0..config.rings).map(|_| Inbox::new().map(Arc::new)).collect::<Result<_>>()?;
+        let fork = Arc::new(ForkMark::new());
+        let inbox = |_| Inbox::new(Arc::clone(&fork)).map(Arc::new);
+        let inboxes: Vec<_> = (0..config.rings).map(inbox).collect::<Result<_>>()?;
         // From here on, dropping the engine ends the threads that have been started.
         let mut engine = Self {
             owner: OwnerId::new(),
@@ -90,6 +93,7 @@ impl UringEngine {
             said_direct: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             threads: Mutex::default(),
+            fork,
             config,
         };
         let said = Arc::new(Said::default());
@@ -171,7 +175,8 @@ impl UringEngine {
 
     /// Why nothing is taken, given what an inbox says.
     fn refusal(&self, intake: Intake) -> Error {
-        refusal(if self.closed.load(Ordering::SeqCst) { Intake::Closed } else { intake })
+        let closed = self.closed.load(Ordering::SeqCst) && intake != Intake::Forked;
+        refusal(if closed { Intake::Closed } else { intake })
     }
 
     fn push_to_all(&self, command: impl Fn() -> Command) {
@@ -263,6 +268,9 @@ impl Engine for UringEngine {
     }
 
     async fn close(&self) -> Result<()> {
+        if self.fork.is_child() {
+            return Ok(()); // Its threads are the parent's, and so is what they do.
+        }
         self.closed.store(true, Ordering::SeqCst);
         let ends: Vec<_> = self.inboxes.iter().map(|inbox| inbox.ended()).collect();
         self.inboxes.iter().for_each(|inbox| inbox.close());
@@ -282,6 +290,12 @@ impl Engine for UringEngine {
 
 impl Drop for UringEngine {
     fn drop(&mut self) {
+        if self.fork.is_child() {
+            // Not ours to detach: they are threads of the parent.
+            let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+            threads.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.inboxes.iter().for_each(|inbox| inbox.close());
     }
 }
@@ -331,6 +345,7 @@ fn refusal(intake: Intake) -> Error {
         Intake::Failed => {
             Error::new(ErrorKind::Unavailable, "the io_uring thread was lost; open the engine again")
         }
+        Intake::Forked => ForkMark::refusal("engine"),
         Intake::Open | Intake::Closed => Error::new(ErrorKind::Closed, "the engine is closed"),
     }
     .with_backend(URING)

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hicache_core::{Error, ErrorKind, Result};
+use hicache_core::{Error, ErrorKind, ForkMark, Result};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
@@ -36,10 +36,16 @@ pub(crate) enum Intake {
     Closed,
     /// The ring thread panicked, or its ring failed.
     Failed,
+    /// This is a child of the process that has the ring thread.
+    Forked,
 }
 
 /// Between callers and one ring thread. The eventfd is written only when the thread may be asleep.
+///
+/// In a forked child there is no such thread: nothing is taken and nobody waits, and the lock, which may have been held
+/// at the fork, is not touched.
 pub(crate) struct Inbox {
+    fork: Arc<ForkMark>,
     state: Mutex<State>,
     eventfd: OwnedFd,
 }
@@ -56,7 +62,7 @@ struct State {
 impl Inbox {
     /// # Errors
     /// `Unavailable` where there are no more file descriptors.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(fork: Arc<ForkMark>) -> Result<Self> {
         // Blocking: io_uring answers reads of a non-blocking one at once, with EAGAIN.
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC).map_err(|e| {
             Error::new(ErrorKind::Unavailable, "no eventfd for a ring thread")
@@ -70,7 +76,7 @@ impl Inbox {
             finished: false,
             waiting_for_end: Vec::new(),
         };
-        Ok(Self { state: Mutex::new(state), eventfd })
+        Ok(Self { fork, state: Mutex::new(state), eventfd })
     }
 
     // No command is ever dropped under the lock: dropping one can drop memory whose token comes back here.
@@ -80,6 +86,9 @@ impl Inbox {
 
     /// Asks for something. Gives it back where nothing is taken any more.
     pub(crate) fn push(&self, command: Command) -> Result<(), (Command, Intake)> {
+        if self.fork.is_child() {
+            return Err((command, Intake::Forked));
+        }
         let mut state = self.lock();
         if state.intake != Intake::Open {
             return Err((command, state.intake));
@@ -95,6 +104,9 @@ impl Inbox {
 
     /// Takes no more commands; those that are queued are done.
     pub(crate) fn close(&self) {
+        if self.fork.is_child() {
+            return;
+        }
         let mut state = self.lock();
         if state.intake == Intake::Open {
             state.intake = Intake::Closed;
@@ -127,11 +139,14 @@ impl Inbox {
 
     /// Whether commands are taken.
     pub(crate) fn intake(&self) -> Intake {
-        self.lock().intake
+        if self.fork.is_child() { Intake::Forked } else { self.lock().intake }
     }
 
     /// Whether a batch would be started soon: commands are taken, and when the thread last slept its ring was not full.
     pub(crate) fn has_room(&self) -> bool {
+        if self.fork.is_child() {
+            return false;
+        }
         let state = self.lock();
         state.intake == Intake::Open && !state.full
     }

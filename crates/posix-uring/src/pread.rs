@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 
 use async_trait::async_trait;
 use hicache_core::{
-    Direction, Engine, EngineCapabilities, EngineFile, Error, ErrorKind, Extent, ExtentsDone, OwnerId,
-    Region, Registration, Result, Transfer,
+    Direction, Engine, EngineCapabilities, EngineFile, Error, ErrorKind, Extent, ExtentsDone, ForkMark,
+    OwnerId, Region, Registration, Result, Transfer,
 };
 use rustix::io::{Errno, preadv, pwritev};
 use tokio::sync::oneshot;
@@ -41,6 +41,9 @@ pub struct PreadEngine {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// In a forked child there are no threads: nothing is taken there and nobody waits, and the lock, which may have been
+    /// held at the fork, is not touched.
+    fork: ForkMark,
 }
 
 struct State {
@@ -63,7 +66,8 @@ impl PreadEngine {
         config.validate()?;
         let state =
             State { waiting: VecDeque::new(), closed: false, threads: 0, waiting_for_end: Vec::new() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), fork: ForkMark::new() });
         let mut threads = Vec::new();
         for number in 0..config.threads {
             let own = Arc::clone(&shared);
@@ -95,6 +99,9 @@ impl PreadEngine {
     }
 
     fn check_open(&self) -> Result<()> {
+        if self.shared.fork.is_child() {
+            return Err(forked());
+        }
         if self.shared.lock().closed { Err(closed()) } else { Ok(()) }
     }
 }
@@ -133,6 +140,9 @@ impl Engine for PreadEngine {
     }
 
     async fn close(&self) -> Result<()> {
+        if self.shared.fork.is_child() {
+            return Ok(()); // Its threads are the parent's, and so is what they do.
+        }
         let (sender, end) = oneshot::channel();
         {
             let mut state = self.shared.lock();
@@ -156,6 +166,12 @@ impl Engine for PreadEngine {
 
 impl Drop for PreadEngine {
     fn drop(&mut self) {
+        if self.shared.fork.is_child() {
+            // Not ours to detach: they are threads of the parent.
+            let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+            threads.drain(..).for_each(std::mem::forget);
+            return;
+        }
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
     }
@@ -173,6 +189,9 @@ impl Shared {
     }
 
     fn push(&self, batch: Batch) {
+        if self.fork.is_child() {
+            return batch.refuse(forked());
+        }
         let mut state = self.lock();
         if state.closed {
             drop(state);
@@ -294,4 +313,8 @@ fn call(operation: &mut Operation) -> Result<usize, Errno> {
 
 fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the engine is closed").with_backend(PREAD)
+}
+
+fn forked() -> Error {
+    ForkMark::refusal("engine").with_backend(PREAD)
 }

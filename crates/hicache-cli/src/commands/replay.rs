@@ -13,8 +13,8 @@ use crate::policies::{PolicyKind, simulate};
 use crate::process_usage::{cpu_time, peak_rss_bytes};
 use crate::progress::Progress;
 use crate::replay::{
-    Acknowledged, BATCH_PAGES, CheckReport, Lane, Play, ReplayArguments, Report, Restart, Troubles, Workload,
-    play, read_acknowledged, read_back,
+    Acknowledged, BATCH_PAGES, CheckReport, Damage, Lane, Play, ReplayArguments, Report, Restart, Troubles,
+    Workload, play, read_acknowledged, read_back,
 };
 
 /// The backend that keeps nothing for a restart.
@@ -192,6 +192,7 @@ async fn first_pass(
             bytes_read: stat.read_bytes,
             bytes_written: stat.written_bytes,
             physical_bytes: stat.physical_bytes,
+            damage: Damage::from(&stat),
             seconds,
             cpu_seconds,
             peak_rss_bytes: None,
@@ -220,6 +221,7 @@ fn check(arguments: &ReplayArguments, file: &Path) -> Result<CheckReport, Failur
     let session = Session::new(arguments.config(&arguments.dir)?, 1, BATCH_PAGES)?;
     super::runtime(0)?.block_on(async {
         let (Opened { storage, .. }, open_seconds) = session.open().await?;
+        let damage = Damage::from(&storage.stat());
         let work = async {
             let mut lane = session.lane(&storage)?;
             let progress = Progress::new("check", keys.len() as u64, "pages");
@@ -233,6 +235,7 @@ fn check(arguments: &ReplayArguments, file: &Path) -> Result<CheckReport, Failur
             corrupt: read.corrupt_pages,
             failed: read.failed_pages,
             open_seconds,
+            damage,
             examples: session.troubles.take(),
         })
     })

@@ -14,7 +14,8 @@ use crate::output::{Output, align_numbers, count, size, table};
 pub(crate) struct StatArguments {
     /// Storage directory
     dir: PathBuf,
-    /// Print one JSON object: `pages`, `page_bytes`, `slots`, `segments`, `physical_bytes`, `sets`
+    /// Print one JSON object: `pages`, `page_bytes`, `slots`, `segments`, `physical_bytes`, `bad_records`,
+    /// `bad_snapshots`, `lost_pages` (found damaged or missing now), `sets`
     #[arg(long)]
     json: bool,
 }
@@ -27,6 +28,9 @@ struct Report {
     slots: u64,
     segments: u64,
     physical_bytes: u64,
+    bad_records: u64,
+    bad_snapshots: u64,
+    lost_pages: u64,
     sets: Vec<SetStat>,
 }
 
@@ -41,6 +45,9 @@ pub(crate) fn run(arguments: &StatArguments, output: &mut Output) -> Result<Exit
         slots: sum(|set| set.slots),
         segments: sum(|set| set.segments),
         physical_bytes: sum(|set| set.physical_bytes),
+        bad_records: sum(|set| set.bad_records),
+        bad_snapshots: sum(|set| set.bad_snapshots),
+        lost_pages: sum(|set| set.lost_pages),
         sets,
     };
     if arguments.json {
@@ -74,5 +81,15 @@ fn show(report: &Report, output: &mut Output) -> Result<(), Failure> {
         size(report.page_bytes),
         count(report.slots),
         size(report.physical_bytes)
+    ))?;
+    if report.bad_records + report.bad_snapshots + report.lost_pages == 0 {
+        return Ok(());
+    }
+    output.line(format_args!(
+        "damaged: {} records, {} snapshots; {} pages lost. The next server that opens it goes on with what is left, and so \
+         does `hicache verify --repair`",
+        count(report.bad_records),
+        count(report.bad_snapshots),
+        count(report.lost_pages)
     ))
 }

@@ -28,6 +28,8 @@ With --json one object is printed:
                                   store and were found by the comparison here
   failed_pages                    not moved, for another reason
   slots                           pages that fit into the capacity, or null
+  bad_records, bad_snapshots, bad_manifests, lost_pages
+                                  found damaged, and pages found missing, when the store was opened
   bytes_read, bytes_written, physical_bytes, page_bytes, capacity_bytes
   seconds, cpu_seconds            of playing, without opening and restart; peak_rss_bytes of the process so far
   backend, workload, directories, concurrency, examples (of what went wrong)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::ReadBack;
+use super::{Damage, ReadBack};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, align_numbers, count, size, table};
 use crate::policies::{Outcome, PolicyKind};
@@ -34,6 +34,8 @@ pub(crate) struct Report {
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
     pub(crate) physical_bytes: u64,
+    #[serde(flatten)]
+    pub(crate) damage: Damage,
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
     pub(crate) peak_rss_bytes: Option<u64>,
@@ -74,6 +76,8 @@ pub(crate) struct CheckReport {
     pub(crate) corrupt: u64,
     pub(crate) failed: u64,
     pub(crate) open_seconds: f64,
+    #[serde(flatten)]
+    pub(crate) damage: Damage,
     pub(crate) examples: Vec<String>,
 }
 
@@ -148,6 +152,7 @@ impl Report {
                 .as_ref()
                 .map_or_else(String::new, |it| format!("; reopened in {:.3} s", it.open_seconds))
         ))?;
+        self.damage.show(output)?;
         for example in &self.examples {
             output.line(format_args!("wrong: {example}"))?;
         }
@@ -183,6 +188,7 @@ impl CheckReport {
         rows.add_row(numbers.map(count));
         align_numbers(&mut rows, 0);
         output.line(rows)?;
+        self.damage.show(output)?;
         for example in &self.examples {
             output.line(format_args!("wrong: {example}"))?;
         }

@@ -500,6 +500,16 @@ impl Catalog {
         out.extend(live.map(|(i, meta)| (meta.used, base | i as u32)));
     }
 
+    /// Every live page, the least recently used first: what a snapshot holds.
+    pub(crate) fn coldest_first(&self) -> impl Iterator<Item = Put> {
+        let mut uses = Vec::new();
+        for segment in self.segment_ids() {
+            self.uses_of_segment(segment, &mut uses);
+        }
+        uses.sort_unstable();
+        uses.into_iter().filter_map(|(_, slot)| self.live(slot))
+    }
+
     /// The page in a slot, if one is found there now.
     pub(crate) fn live(&self, slot: SlotId) -> Option<Put> {
         self.slots.get(slot).filter(|meta| meta.state == SlotState::Live).map(|meta| meta.put(slot))

@@ -7,9 +7,13 @@ mod names;
 mod record;
 mod snapshot;
 
-pub(crate) use manifest::{Manifest, Opened as ManifestOpened};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use manifest::Parsed as ParsedManifest;
+pub(crate) use manifest::{Found as FoundManifest, Manifest, Opened as ManifestOpened};
 pub(crate) use names::{encode_name, name_bytes, parse_names};
-pub(crate) use record::{Place, Put, RECORD_BYTES, Record};
+pub(crate) use record::{NUMBERS_END, Place, Put, RECORD_BYTES, Record};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use snapshot::read_records;
 pub(crate) use snapshot::{SnapshotWriter, read_snapshot};
 
 /// Version of everything under a namespace directory. A higher one in a manifest is refused.

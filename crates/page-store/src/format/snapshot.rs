@@ -77,10 +77,21 @@ pub(crate) fn read_snapshot(
     path: &Path,
     generation: u64,
     fingerprint: Fingerprint,
+    each: impl FnMut(Record),
+) -> Result<u64, SnapshotError> {
+    let file = File::open(path).map_err(SnapshotError::Io)?;
+    let length = file.metadata().map_err(SnapshotError::Io)?.len();
+    read_records(file, length, generation, fingerprint, each)
+}
+
+/// As [`read_snapshot`], from the `length` bytes of a file.
+pub(crate) fn read_records(
+    mut file: impl Read,
+    length: u64,
+    generation: u64,
+    fingerprint: Fingerprint,
     mut each: impl FnMut(Record),
 ) -> Result<u64, SnapshotError> {
-    let mut file = File::open(path).map_err(SnapshotError::Io)?;
-    let length = file.metadata().map_err(SnapshotError::Io)?.len();
     if length < 2 * RECORD_BYTES as u64 || !length.is_multiple_of(RECORD_BYTES as u64) {
         return Err(SnapshotError::Bad("its length is not that of whole records"));
     }
@@ -114,6 +125,8 @@ pub(crate) fn read_snapshot(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::format::{Place, Put};
 
@@ -159,5 +172,12 @@ mod tests {
         twice.splice(64..64, good[64..128].iter().copied());
         std::fs::write(&path, &twice).unwrap();
         assert!(read_snapshot(&path, 3, fingerprint, drop).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answered(raw in prop::collection::vec(any::<u8>(), 0..1000)) {
+            crate::fuzzing::snapshot(&raw);
+        }
     }
 }

@@ -9,7 +9,7 @@ use hicache_core::{Error, Result};
 use hicache_hashing::Digest;
 
 use super::paths::SetPaths;
-use crate::format::{encode_name, parse_names};
+use crate::format::{encode_name, name_bytes, parse_names};
 
 /// Appends names, and reads them back when somebody lists.
 #[derive(Debug)]
@@ -52,6 +52,21 @@ impl NamesLog {
         self.file = Some(file);
         self.bytes += buffer.len() as u64;
         Ok(())
+    }
+
+    /// Bytes of the log that are no entries.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn bad_bytes(&self) -> Result<u64> {
+        match fs::read(self.paths.names()) {
+            Ok(raw) => {
+                let good: u64 = parse_names(&raw).iter().map(|entry| name_bytes(&entry.text)).sum();
+                Ok((raw.len() as u64).saturating_sub(good))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(Error::io("read", self.paths.names().display().to_string(), error)),
+        }
     }
 
     /// All names, by digest.

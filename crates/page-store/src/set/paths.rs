@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::volume::SLOT_BYTES;
+
 /// `seg-<slot bytes>-<segment>`: the name says all that a segment's header would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentName {
@@ -12,7 +14,10 @@ pub(crate) struct SegmentName {
 impl SegmentName {
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let (slot_bytes, segment) = name.strip_prefix("seg-")?.split_once('-')?;
-        Some(Self { slot_bytes: slot_bytes.parse().ok()?, segment: segment.parse().ok()? })
+        let parsed = Self { slot_bytes: slot_bytes.parse().ok()?, segment: segment.parse().ok()? };
+        // No slots of ours have another size: whatever that file is, it is in nobody's way.
+        let ours = parsed.slot_bytes > 0 && parsed.slot_bytes.is_multiple_of(SLOT_BYTES);
+        ours.then_some(parsed)
     }
 }
 
@@ -22,9 +27,13 @@ impl std::fmt::Display for SegmentName {
     }
 }
 
+/// No set comes to so many generations: a file of a higher one is not ours, and counting on from it could overflow.
+const MOST_GENERATIONS: u64 = 1 << 48;
+
 /// The generation in `journal-<g>` or `snapshot-<g>`.
 pub(crate) fn parse_generation(name: &str, stem: &str) -> Option<u64> {
-    name.strip_prefix(stem)?.strip_prefix('-')?.parse().ok()
+    let generation = name.strip_prefix(stem)?.strip_prefix('-')?.parse().ok()?;
+    (generation < MOST_GENERATIONS).then_some(generation)
 }
 
 /// The paths of a set.
@@ -70,11 +79,32 @@ impl SetPaths {
         self.directory.join(name.to_string())
     }
 
-    /// Every file name in the set.
+    /// Removes what was being written when a process ended; answers what it was. A directory in that place would be in
+    /// the way of every snapshot.
+    pub(crate) fn remove_leftovers(&self) -> Vec<PathBuf> {
+        let mut leftovers = vec![self.snapshot_aside(), self.names_aside()];
+        leftovers.retain(|path| std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path)).is_ok());
+        leftovers
+    }
+
+    /// Whether a file of this name in the directory of a set is one of its own.
+    pub(crate) fn is_ours(name: &str) -> bool {
+        const NAMES: [&str; 6] = ["LOCK", "STARVED", "bell", "names", "names.new", "snapshot.new"];
+        NAMES.contains(&name)
+            || SegmentName::parse(name).is_some()
+            || [Self::JOURNAL, Self::SNAPSHOT].iter().any(|stem| parse_generation(name, stem).is_some())
+    }
+
+    /// Every file name in the set. What is no file is none, whatever its name: a directory can't be read, and a pipe
+    /// would be waited for.
     pub(crate) fn entries(&self) -> std::io::Result<Vec<String>> {
-        std::fs::read_dir(&self.directory)?
-            .filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose())
-            .collect()
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let file = entry.file_type().is_ok_and(|kind| kind.is_file() || kind.is_symlink());
+            names.extend(entry.file_name().into_string().ok().filter(|_| file));
+        }
+        Ok(names)
     }
 
     /// The generations of a kind of file, the highest first.
@@ -94,10 +124,22 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         let name = SegmentName { slot_bytes: 65_536, segment: 7 };
         assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
-        for bad in ["seg-", "seg-1", "seg-1-", "seg--1", "seg-1-70000", "journal-1", "seg-99999999999-1"] {
+        for bad in [
+            "seg-",
+            "seg-1",
+            "seg-1-",
+            "seg--1",
+            "seg-1-70000",
+            "journal-1",
+            "seg-99999999999-1",
+            "seg-0-1",
+            "seg-1-1",
+        ] {
             assert_eq!(SegmentName::parse(bad), None, "{bad}");
         }
         assert_eq!(parse_generation("journal-0000000012", "journal"), Some(12));
-        assert_eq!(parse_generation("journal.new", "journal"), None);
+        for bad in ["journal.new", "journal-", "journal-x", "journal-18446744073709551615"] {
+            assert_eq!(parse_generation(bad, "journal"), None, "{bad}");
+        }
     }
 }

@@ -32,9 +32,14 @@ pub(crate) fn remove_set(paths: &SetPaths) -> io::Result<()> {
     for generation in paths.generations(SetPaths::JOURNAL)?.into_iter().rev() {
         fs::remove_file(paths.journal(generation))?;
     }
-    for name in paths.entries()?.iter().filter(|name| *name != "LOCK") {
-        let path = paths.directory().join(name);
-        if SegmentName::parse(name).is_some() { remove_segment_file(&path)? } else { fs::remove_file(path)? }
+    for entry in fs::read_dir(paths.directory())? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if SegmentName::parse(&name).is_some() {
+            remove_segment_file(&entry.path())?;
+        } else if SetPaths::is_ours(&name) && name != "LOCK" {
+            fs::remove_file(entry.path())?;
+        }
     }
     // Last: as long as it is there, nobody else can take the set.
     fs::remove_file(paths.directory().join("LOCK"))?;

@@ -121,8 +121,8 @@ pub(super) fn find_segments(paths: &SetPaths) -> io::Result<Vec<(SegmentName, u6
             Err(error) => return Err(error),
         }
     }
-    segments.sort_unstable_by_key(|(name, _)| (name.segment, name.slot_bytes));
-    // Two files of one number: somebody put one there. The first is taken; the other one is in nobody's way.
+    segments.sort_unstable_by_key(|(name, bytes)| (name.segment, std::cmp::Reverse(*bytes), name.slot_bytes));
+    // Two files of one number: somebody put one there. The longer is taken; the other one is in nobody's way.
     segments.dedup_by_key(|(name, _)| name.segment);
     Ok(segments)
 }

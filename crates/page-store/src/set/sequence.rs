@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hicache_core::{Error, Result};
 use memmap2::{MmapOptions, MmapRaw};
 
+use crate::format::NUMBERS_END;
+
 /// The mapped counters.
 #[derive(Debug)]
 pub(crate) struct Sequence {
@@ -30,8 +32,6 @@ enum Counter {
 
 const COUNTERS: usize = 3;
 const BYTES: usize = COUNTERS * 8;
-/// Nobody counts this far: a sequence above it is damage.
-const FURTHEST: u64 = 1 << 63;
 
 impl Sequence {
     /// Opens or makes the counters of a namespace directory and raises the sequence to at least `least`.
@@ -54,8 +54,10 @@ impl Sequence {
         let map = MmapOptions::new().len(BYTES).map_raw(&file).map_err(io)?;
         let sequence = Self { map };
         let counter = sequence.counter(Counter::Sequence);
-        if counter.load(Ordering::Acquire) >= FURTHEST {
-            counter.store(0, Ordering::Release);
+        if counter.load(Ordering::Acquire) >= NUMBERS_END {
+            // No namespace has counted so far: the file is damaged, and what follows would overflow.
+            tracing::warn!(path = %path.display(), "the counter is damaged; it goes on from what the records say");
+            counter.store(least, Ordering::Release);
         }
         sequence.raise(least);
         // Said, because the mapping keeps the file open beyond the descriptor, and its lock with it.
@@ -70,7 +72,7 @@ impl Sequence {
 
     /// No number up to `least` is given out from now on.
     pub(crate) fn raise(&self, least: u64) {
-        if least < FURTHEST {
+        if least < NUMBERS_END {
             self.counter(Counter::Sequence).fetch_max(least, Ordering::AcqRel);
         }
     }

@@ -24,6 +24,7 @@ pub(crate) struct WriterNote {
 }
 
 const NOTE_BYTES: usize = 128;
+const MOST_SETS: u32 = 1 << 24;
 
 /// A set that is ours while this lives.
 #[derive(Debug)]
@@ -168,7 +169,9 @@ pub(crate) fn existing_sets(namespace_directory: &Path) -> Result<Vec<(u32, Path
     let mut sets = Vec::new();
     for entry in fs::read_dir(namespace_directory).map_err(io)? {
         let entry = entry.map_err(io)?;
-        if let Some(number) = entry.file_name().to_str().and_then(set_number) {
+        let number = entry.file_name().to_str().and_then(set_number);
+        // A file of such a name is no set.
+        if let Some(number) = number.filter(|_| entry.path().is_dir()) {
             sets.push((number, entry.path()));
         }
     }
@@ -178,7 +181,8 @@ pub(crate) fn existing_sets(namespace_directory: &Path) -> Result<Vec<(u32, Path
 
 /// The number in the name of a set's directory.
 pub(crate) fn set_number(name: &str) -> Option<u32> {
-    name.strip_prefix(PREFIX)?.parse().ok()
+    // From the highest number nobody could count on.
+    name.strip_prefix(PREFIX)?.parse().ok().filter(|&number| number < MOST_SETS)
 }
 
 #[cfg(test)]

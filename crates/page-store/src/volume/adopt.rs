@@ -6,12 +6,12 @@ use std::sync::Arc;
 use hicache_core::{Error, ErrorKind, PoolName, Result};
 
 use super::Volume;
-use super::snapshot::mask_records;
 use crate::catalog::Catalog;
 use crate::config::Durability;
 use crate::format::{Place, Put, Record, name_bytes};
 use crate::set::{
-    Follower, NamesLog, SegmentName, SetLock, SetPaths, open_segment, remove_segment_file, remove_set, replay,
+    Follower, NamesLog, SegmentName, SetLock, SetPaths, mask_records, open_segment, remove_segment_file,
+    remove_set, replay,
 };
 
 impl Volume {

@@ -35,9 +35,9 @@ pub(crate) use look::{ListFrom, cursor, parse_cursor};
 pub(crate) use open::VolumeOptions;
 
 /// Slots are multiples of this, so that direct I/O can use them.
-const SLOT_BYTES: u32 = 4096;
+pub(crate) const SLOT_BYTES: u32 = 4096;
 
-/// Counts of what happened, since the store was opened.
+/// Counts of what was found when the store was opened, and of what happened since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub(crate) hit_pages: u64,
@@ -52,6 +52,10 @@ pub(crate) struct Counters {
     pub(crate) abandoned_pages: u64,
     pub(crate) read_bytes: u64,
     pub(crate) written_bytes: u64,
+    pub(crate) bad_records: u64,
+    pub(crate) bad_snapshots: u64,
+    pub(crate) bad_manifests: u64,
+    pub(crate) lost_pages: u64,
 }
 
 pub(crate) struct Volume {
@@ -226,6 +230,10 @@ impl Counters {
         self.abandoned_pages += other.abandoned_pages;
         self.read_bytes += other.read_bytes;
         self.written_bytes += other.written_bytes;
+        self.bad_records += other.bad_records;
+        self.bad_snapshots += other.bad_snapshots;
+        self.bad_manifests += other.bad_manifests;
+        self.lost_pages += other.lost_pages;
     }
 }
 
@@ -248,6 +256,10 @@ impl Volume {
             stat.abandoned_pages += counters.abandoned_pages;
             stat.read_bytes += counters.read_bytes;
             stat.written_bytes += counters.written_bytes;
+            stat.bad_records += counters.bad_records;
+            stat.bad_snapshots += counters.bad_snapshots;
+            stat.bad_manifests += counters.bad_manifests;
+            stat.lost_pages += counters.lost_pages;
             // The size that has most of the pages stands for the rest of the room.
             let most =
                 state.catalog.classes().iter().max_by_key(|(_, class)| class.slots).map(|(&size, _)| size);

@@ -18,8 +18,8 @@ use crate::catalog::{Catalog, EvictionPolicy, Mask};
 use crate::config::{Durability, Role};
 use crate::format::{Manifest, ManifestOpened, RECORD_BYTES};
 use crate::set::{
-    Follower, Journal, Ledger, NamesLog, Replayed, SegmentFile, Sequence, SetLock, SetPaths, open_segment,
-    replay,
+    Follower, Journal, Ledger, NamesLog, Replayed, SegmentFile, Sequence, SetLock, SetPaths,
+    highest_generation, open_segment, pool_records, replay, seal_all,
 };
 
 /// How long the root's lock is waited for when a store is opened.
@@ -57,7 +57,7 @@ impl Volume {
         let directory = root.join(fingerprint.to_string());
         // Read before anything is made: bad configuration leaves nothing behind.
         if directory.is_dir() {
-            Manifest::read(&directory)?;
+            Manifest::find(&directory)?;
         }
         fs::create_dir_all(root)
             .map_err(|error| Error::io("create", format!("root {}", root.display()), error))?;
@@ -92,7 +92,10 @@ impl Volume {
         let forgotten = own.mask.forgotten_keys() as u64;
         let state = State {
             catalog: own.catalog,
-            counters: Counters::default(),
+            counters: Counters {
+                bad_manifests: u64::from(manifest == ManifestOpened::Rewritten),
+                ..own.found
+            },
             next_segment: own.next_segment,
             stranded: Vec::new(),
             segments: own.segments,
@@ -104,7 +107,7 @@ impl Volume {
             full_since: None,
             evicted_since_look: 0,
             dropped_names: 0,
-            changed: lock.is_some() && (own.repair || manifest == ManifestOpened::Created),
+            changed: lock.is_some() && (own.repair || manifest != ManifestOpened::Found),
         };
         let volume = Arc::new(Self {
             paths,
@@ -154,13 +157,13 @@ struct OwnSet {
     next_segment: u32,
     /// Whether a snapshot of the journal's generation is due.
     repair: bool,
+    /// The damage that was found.
+    found: Counters,
 }
 
 impl OwnSet {
     fn open(paths: &SetPaths, fingerprint: Fingerprint, options: VolumeOptions) -> Result<Self> {
-        for leftover in [paths.snapshot_aside(), paths.names_aside()] {
-            let _ = fs::remove_file(leftover);
-        }
+        paths.remove_leftovers();
         let replayed = replay(paths, fingerprint, options.policy)?;
         if replayed.damaged() {
             tracing::warn!(
@@ -184,8 +187,14 @@ impl OwnSet {
         }
         let there = segments.keys().next_back().copied();
         let next_segment = there.max(replayed.highest_segment).map_or(0, |last| u32::from(last) + 1);
+        let found = Counters {
+            bad_records: replayed.bad_records,
+            bad_snapshots: replayed.bad_snapshots,
+            lost_pages: replayed.lost_pages,
+            ..Counters::default()
+        };
         let Replayed { catalog, mask, sequence, .. } = replayed;
-        Ok(Self { catalog, mask, segments, journal, sequence, next_segment, repair })
+        Ok(Self { catalog, mask, segments, journal, sequence, next_segment, repair, found })
     }
 
     /// That of a reader.
@@ -193,7 +202,16 @@ impl OwnSet {
         let mut catalog = Catalog::new(options.policy);
         catalog.finish_replay();
         let (mask, segments, journal) = (Mask::default(), BTreeMap::new(), Journal::none());
-        Self { catalog, mask, segments, journal, sequence: 0, next_segment: 0, repair: false }
+        Self {
+            catalog,
+            mask,
+            segments,
+            journal,
+            sequence: 0,
+            next_segment: 0,
+            repair: false,
+            found: Counters::default(),
+        }
     }
 }
 
@@ -212,18 +230,10 @@ fn continue_journal(
     {
         return Ok((Journal::resume(paths, last.generation, last.bytes)?, false));
     }
-    let io = |error| Error::io("list", format!("set {}", paths.directory().display()), error);
-    let journals = paths.generations(SetPaths::JOURNAL).map_err(io)?;
-    let snapshots = paths.generations(SetPaths::SNAPSHOT).map_err(io)?;
-    let highest = journals.iter().chain(&snapshots).copied().max();
+    let highest = highest_generation(paths)?;
     let next = highest.map_or(0, |generation| generation + 1);
     let mut journal = Journal::begin(paths, next, fingerprint)?;
-    journal.append(super::snapshot::pool_records(&replayed.catalog))?;
-    for end in replayed.journals.iter().filter(|end| !end.sealed && end.bytes > 0) {
-        if let Err(error) = Journal::seal(paths, end.generation, end.bytes, next) {
-            // Those who follow it begin anew when it is removed.
-            tracing::debug!(set = %paths.directory().display(), generation = end.generation, %error, "not sealed");
-        }
-    }
+    journal.append(pool_records(&replayed.catalog))?;
+    seal_all(paths, &replayed.journals, next);
     Ok((journal, highest.is_some()))
 }

@@ -6,12 +6,10 @@ use hicache_core::{Error, Result};
 use hicache_hashing::Fingerprint;
 
 use super::Volume;
-use super::snapshot::{mask_records, pool_records};
 use crate::catalog::Lru;
-use crate::format::Record;
 use crate::set::{
-    Journal, OpenLedger, Replayed, SegmentName, Sequence, SetLock, SetPaths, existing_sets, remove_older,
-    remove_segment_file, remove_set, replay, write_snapshot,
+    OpenLedger, SegmentName, Sequence, SetLock, SetPaths, existing_sets, remove_segment_file, remove_set,
+    renew, replay,
 };
 
 /// A set of a dead process is read to find out what is coldest in it: so at least such a part of it goes at once.
@@ -84,7 +82,7 @@ fn shrink(namespace: &Path, directory: &Path, wanted: u64) -> Result<bool> {
     if alone && replayed.catalog.classes().is_empty() {
         remove_set(&paths).map_err(io)?;
     } else {
-        if let Err(error) = leave(&paths, fingerprint, &replayed) {
+        if let Err(error) = renew(&paths, fingerprint, &replayed, |_| true) {
             // On a disk without a block left. What its records then name is not there, which is a miss.
             tracing::debug!(set = %directory.display(), %error, "its records still name what is removed");
         }
@@ -95,25 +93,4 @@ fn shrink(namespace: &Path, directory: &Path, wanted: u64) -> Result<bool> {
     Sequence::open(namespace, 0)?.sets_changed();
     drop(lock);
     Ok(freed > 0)
-}
-
-/// Begins a generation of what is left, with its snapshot.
-fn leave(paths: &SetPaths, fingerprint: Fingerprint, left: &Replayed) -> Result<()> {
-    let next = left.generation + 1;
-    let mut journal = Journal::begin(paths, next, fingerprint)?;
-    journal.append(pool_records(&left.catalog))?;
-    let mut uses = Vec::new();
-    for segment in left.catalog.segment_ids() {
-        left.catalog.uses_of_segment(segment, &mut uses);
-    }
-    uses.sort_unstable();
-    let puts = uses.iter().filter_map(|&(_, slot)| left.catalog.live(slot)).map(Record::Put);
-    let mask = mask_records(&left.catalog, &left.mask);
-    let records = pool_records(&left.catalog).into_iter().chain(mask).chain(puts);
-    write_snapshot(paths, next, fingerprint, records)?;
-    for end in left.journals.iter().filter(|end| !end.sealed && end.bytes > 0) {
-        Journal::seal(paths, end.generation, end.bytes, next)?;
-    }
-    remove_older(paths, next);
-    Ok(())
 }

@@ -6,28 +6,12 @@ use std::sync::{Arc, PoisonError};
 use hicache_core::{PoolName, Result};
 
 use super::{State, Volume};
-use crate::catalog::{Catalog, Mask};
+use crate::catalog::Mask;
 use crate::format::{RECORD_BYTES, Record};
-use crate::set::{Follower, Journal, remove_older, write_snapshot};
+use crate::set::{Follower, Journal, mask_records, pool_records, remove_older, write_snapshot};
 
 /// Records taken from the catalog while its lock is held once.
 const STEP: usize = 2048;
-
-/// The pools, as a journal says them.
-pub(super) fn pool_records(catalog: &Catalog) -> Vec<Record> {
-    let pools = catalog.pools().iter().enumerate();
-    pools.filter_map(|(id, &name)| Some(Record::Pool { id: u8::try_from(id).ok()?, name })).collect()
-}
-
-/// What is hidden, as a journal says it.
-pub(super) fn mask_records(catalog: &Catalog, mask: &Mask) -> Vec<Record> {
-    let clear = (mask.floor > 0).then_some(Record::Clear { sequence: mask.floor });
-    let forgotten = mask.forgotten().filter_map(|((pool, digest), sequence)| {
-        // Of a pool that this set has nothing of, it has made nobody forget anything.
-        Some(Record::Forget { pool: catalog.pool_id(pool)?, sequence, digest: *digest })
-    });
-    clear.into_iter().chain(forgotten).collect()
-}
 
 impl Volume {
     /// Begins the next generation if the journal has grown long, and writes its snapshot aside. Waits if the snapshot

@@ -1,0 +1,4 @@
+//! Manifests.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|raw: &[u8]| hicache_page_store::fuzzing::manifest(raw));

@@ -1,0 +1,4 @@
+//! The names log.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|raw: &[u8]| hicache_page_store::fuzzing::names(raw));
