@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
-    Engine, EngineCapabilities, Error, ErrorKind, ListCursor, Listing, Outcome, OwnerId, PageBatch, PageKey,
-    PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat, StoreOptions, Transfer,
+    Direction, Engine, EngineCapabilities, Error, ErrorKind, ListCursor, Listing, Outcome, OwnerId,
+    PageBatch, PageKey, PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat,
+    StoreOptions, Transfer,
 };
 use hicache_hashing::RootId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::PageStoreConfig;
 use crate::fork_mark::ForkMark;
-use crate::jobs::{Breaker, EngineRegistrations, Shared, Staging};
+use crate::jobs::{Breakers, EngineRegistrations, Shared, Staging};
 use crate::set::physical_bytes;
 use crate::volume::{Volume, VolumeOptions, cursor, parse_cursor};
 use crate::worker::{self, Job};
@@ -75,15 +76,16 @@ impl PageStore {
         };
         let open = |root| Volume::open(root, &config.namespace, options);
         let volumes = config.roots.iter().map(|root| open(root)).collect::<Result<Vec<_>>>()?;
+        let io_timeout = Duration::from_millis(config.io_timeout_ms).min(FOR_EVER);
         let shared = Arc::new(Shared {
             owner: OwnerId::new(),
             engines,
             volumes,
             roots: root_ids(&config.roots),
             verify: config.verify,
-            io_timeout: Duration::from_millis(config.io_timeout_ms).min(FOR_EVER),
+            io_timeout,
             staging: Staging::new(config.staging_bytes),
-            breaker: Breaker::new(),
+            breakers: Breakers::new(config.roots.iter().map(PathBuf::as_path), io_timeout),
             batches: AtomicUsize::new(0),
         });
         let jobs = worker::start(Arc::clone(&shared))?;
@@ -254,11 +256,15 @@ impl Storage for PageStore {
         if let Err(error) = self.usable() {
             return Some(Err(error));
         }
-        if self.shared.breaker.is_open() {
-            return Some(Ok(vec![false; keys.len()]));
-        }
         let keys: Vec<&PageKey> = keys.iter().collect();
-        Some(Ok(self.shared.exists(&keys)))
+        let mut there = self.shared.exists(&keys);
+        // What can't be read is not there. When its trial is due it is, so that a load comes to try.
+        let breakers = &self.shared.breakers;
+        for volume in (0..self.shared.volumes.len()).filter(|&v| breakers.of(v, Direction::Read).refuses()) {
+            let own = (0..keys.len()).filter(|&i| self.shared.volume_of(keys[i]) == volume);
+            own.for_each(|i| there[i] = false);
+        }
+        Some(Ok(there))
     }
 
     async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
@@ -299,6 +305,7 @@ impl Storage for PageStore {
             volume.add_stat(&mut stat);
             stat.physical_bytes += physical_bytes(volume.root()).unwrap_or(0);
         }
+        self.shared.breakers.add_stat(&mut stat);
         stat
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use hicache_core::{
-    Completion, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions,
+    Completion, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -81,8 +81,7 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
             }
             Some(Job::Delete(keys, answer)) => drop(answer.send(delete(&shared, &keys))),
             Some(Job::Clear(answer)) => {
-                let cleared = shared.volumes.iter().map(|volume| volume.clear()).sum();
-                drop(answer.send(cleared));
+                drop(answer.send(clear(&shared)));
             }
             Some(Job::Close(answer)) => break Some(answer),
             None => break None,
@@ -161,6 +160,9 @@ fn is_foreign(requests: &[PageRequest]) -> bool {
 }
 
 fn delete(shared: &Shared, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+    let concerned =
+        (0..shared.volumes.len()).filter(|&number| keys.iter().any(|key| shared.volume_of(key) == number));
+    writable(shared, concerned)?;
     let mut outcomes = vec![Outcome::Absent; keys.len()];
     for (number, volume) in shared.volumes.iter().enumerate() {
         let own: Vec<usize> = (0..keys.len()).filter(|&i| shared.volume_of(&keys[i]) == number).collect();
@@ -170,4 +172,15 @@ fn delete(shared: &Shared, keys: &[PageKey]) -> Result<Vec<Outcome>> {
         }
     }
     Ok(outcomes)
+}
+
+fn clear(shared: &Shared) -> Result<u64> {
+    writable(shared, 0..shared.volumes.len())?;
+    shared.volumes.iter().map(|volume| volume.clear()).sum()
+}
+
+/// Refuses where a journal would be written whose medium is cut off. These write little: they are no trial.
+fn writable(shared: &Shared, mut volumes: impl Iterator<Item = usize>) -> Result<()> {
+    let refusal = volumes.find_map(|number| shared.breakers.of(number, Direction::Write).refusal());
+    refusal.map_or(Ok(()), Err)
 }

@@ -7,7 +7,7 @@ use hicache_core::{
 };
 
 use super::moves::{Move, Moved};
-use super::{Breaker, Exposed, Progress, Shared, parts};
+use super::{Exposed, Permit, Progress, Shared, parts};
 use crate::catalog::SlotId;
 use crate::volume::Counters;
 
@@ -22,9 +22,6 @@ struct Loading {
 
 /// Loads pages; answers each.
 pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: &Progress) -> PageBatch {
-    if shared.breaker.is_open() {
-        return PageBatch::failed(requests, &Breaker::error());
-    }
     let count = requests.len();
     let mut outcomes: Vec<Outcome> = (0..count).map(|_| Outcome::Absent).collect();
     let mut memory: Vec<Option<PageMemory>> = Vec::with_capacity(count);
@@ -49,6 +46,7 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
     shared.volumes[0].count(|counters| counters.failed_pages += failed);
 
     let mut loading: Vec<Option<Loading>> = (0..count).map(|_| None).collect();
+    let mut permits: Vec<Option<Permit<'_>>> = shared.volumes.iter().map(|_| None).collect();
     let mut flights = FuturesUnordered::new();
     for (number, pages) in by_volume.into_iter().enumerate() {
         let volume = &shared.volumes[number];
@@ -79,14 +77,32 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
             counters.failed_pages += failed;
             counters.missed_pages += missed;
         });
+        if moves.is_empty() {
+            continue;
+        }
+        match shared.breakers.of(number, Direction::Read).admit(moves.len()) {
+            Ok(permit) => permits[number] = Some(permit),
+            Err(error) => {
+                let slots = moves.iter().filter_map(|page| Some(loading[page.tag].take()?.slot));
+                volume.unpin(slots, |_| ());
+                for page in moves {
+                    outcomes[page.tag] = Outcome::Failed(error.clone());
+                    memory[page.tag] = Some(page.memory);
+                }
+                continue;
+            }
+        }
         let bytes = moves.first().map_or(0, |page| page.memory.bytes());
         for part in parts(moves, bytes, Exposed::Last, shared.is_alone()) {
-            flights.push(shared.move_pages(Direction::Read, part, progress));
+            flights.push(async move {
+                let _waiting = progress.wait_for(number, Direction::Read);
+                shared.move_pages(Direction::Read, part, progress).await
+            });
         }
     }
     // All parts are under way after the first poll; each is verified while the others still move.
     while let Some(moved) = flights.next().await {
-        finish(shared, moved, &mut loading, &mut outcomes, &mut memory);
+        finish(shared, moved, &permits, &mut loading, &mut outcomes, &mut memory);
     }
     PageBatch { outcomes, memory }
 }
@@ -94,6 +110,7 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
 fn finish(
     shared: &Shared,
     moved: Vec<Moved>,
+    permits: &[Option<Permit<'_>>],
     loading: &mut [Option<Loading>],
     outcomes: &mut [Outcome],
     memory: &mut [Option<PageMemory>],
@@ -103,7 +120,11 @@ fn finish(
         let Some(Loading { key, volume, slot, checksum, bytes }) = loading[page.tag].take() else { continue };
         let (slots, counters) = &mut counts[volume];
         slots.push(slot);
-        outcomes[page.tag] = match verify(shared, &page, checksum) {
+        let verified = verify(shared, &page, checksum);
+        if let Some(permit) = &permits[volume] {
+            permit.saw(verified.as_ref().copied());
+        }
+        outcomes[page.tag] = match verified {
             Ok(()) => {
                 counters.hit_pages += 1;
                 counters.read_bytes += u64::from(bytes);

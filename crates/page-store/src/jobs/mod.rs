@@ -1,5 +1,6 @@
 //! What runs on the completion worker: loads and stores, from the plan to the answer.
 
+mod breaker;
 mod load;
 mod moves;
 mod staging;
@@ -15,10 +16,11 @@ use hicache_hashing::{RootId, route};
 
 use crate::volume::Volume;
 
+pub(crate) use breaker::{Breakers, Permit};
 pub(crate) use load::load;
 pub(crate) use staging::Staging;
 pub(crate) use store::store;
-pub(crate) use watch::{Breaker, Progress, watched};
+pub(crate) use watch::{Progress, watched};
 
 /// Fewer bytes than this move in one part.
 const WORTH_PARTS_BYTES: usize = 1 << 20;
@@ -35,7 +37,7 @@ pub(crate) struct Shared {
     pub(crate) verify: bool,
     pub(crate) io_timeout: Duration,
     pub(crate) staging: Staging,
-    pub(crate) breaker: Breaker,
+    pub(crate) breakers: Breakers,
     /// Batches under way.
     pub(crate) batches: AtomicUsize,
 }
