@@ -142,7 +142,7 @@ async fn drain(shared: &Arc<Shared>, running: &mut Running) -> Result<()> {
             "operations were still under way when the store was closed",
         ));
     }
-    for volume in &shared.volumes {
+    for volume in shared.volumes.now().iter() {
         volume.snapshot_idle().await;
         if let Err(error) = volume.close() {
             tracing::warn!(root = %volume.root().display(), %error, "no last snapshot; the journal has everything");
@@ -161,10 +161,11 @@ fn is_foreign(requests: &[PageRequest]) -> bool {
 
 fn delete(shared: &Shared, keys: &[PageKey]) -> Result<Vec<Outcome>> {
     let concerned =
-        (0..shared.volumes.len()).filter(|&number| keys.iter().any(|key| shared.volume_of(key) == number));
+        (0..shared.roots.len()).filter(|&number| keys.iter().any(|key| shared.volume_of(key) == number));
     writable(shared, concerned)?;
+    let volumes = shared.volumes.now();
     let mut outcomes = vec![Outcome::Absent; keys.len()];
-    for (number, volume) in shared.volumes.iter().enumerate() {
+    for (number, volume) in volumes.iter().enumerate() {
         let own: Vec<usize> = (0..keys.len()).filter(|&i| shared.volume_of(&keys[i]) == number).collect();
         let own_keys: Vec<PageKey> = own.iter().map(|&i| keys[i]).collect();
         for (i, outcome) in own.into_iter().zip(volume.delete(&own_keys)?) {
@@ -175,12 +176,16 @@ fn delete(shared: &Shared, keys: &[PageKey]) -> Result<Vec<Outcome>> {
 }
 
 fn clear(shared: &Shared) -> Result<u64> {
-    writable(shared, 0..shared.volumes.len())?;
-    shared.volumes.iter().map(|volume| volume.clear()).sum()
+    writable(shared, 0..shared.roots.len())?;
+    shared.volumes.now().iter().map(|volume| volume.clear()).sum()
 }
 
 /// Refuses where a journal would be written whose medium is cut off. These write little: they are no trial.
 fn writable(shared: &Shared, mut volumes: impl Iterator<Item = usize>) -> Result<()> {
-    let refusal = volumes.find_map(|number| shared.breakers.of(number, Direction::Write).refusal());
-    refusal.map_or(Ok(()), Err)
+    let list = shared.volumes.now();
+    volumes.try_for_each(|number| {
+        let refusal = shared.breakers.of(number, Direction::Write).refusal();
+        refusal.map_or(Ok(()), Err)?;
+        list[number].ensure_there()
+    })
 }

@@ -78,6 +78,8 @@ enum Phase {
 enum Cause {
     Stuck,
     Failing(Error),
+    /// The root is not where it was.
+    Gone(Error),
 }
 
 impl Breaker {
@@ -143,6 +145,7 @@ impl Breaker {
         let (direction, root) = (self.direction.as_str(), self.root.display());
         let cause = match &state.cause {
             Some(Cause::Failing(_)) => "batch after batch failed".to_owned(),
+            Some(Cause::Gone(_)) => "it is not where it was".to_owned(),
             _ => format!("a batch was without progress for {} ms", self.io_timeout.as_millis()),
         };
         let error = Error::new(
@@ -151,7 +154,7 @@ impl Breaker {
         );
         let error = error.with_backend("page-store").with_operation(direction).with_retryable(true);
         Some(match &state.cause {
-            Some(Cause::Failing(last)) => match last.errno() {
+            Some(Cause::Failing(last) | Cause::Gone(last)) => match last.errno() {
                 Some(errno) => error.with_errno(errno).with_source(last.clone()),
                 None => error.with_source(last.clone()),
             },
@@ -197,6 +200,10 @@ impl Breaker {
     fn settle_at(&self, now: Instant, permit: &Permit<'_>, seen: Seen) {
         let mut state = self.lock();
         if state.epoch != permit.epoch {
+            return;
+        }
+        if let Some(error) = seen.gone {
+            self.open(&mut state, now, Cause::Gone(error));
             return;
         }
         match (seen.good, seen.bad) {
@@ -245,9 +252,20 @@ pub(crate) struct Permit<'a> {
 struct Seen {
     good: bool,
     bad: Option<Error>,
+    gone: Option<Error>,
 }
 
 impl Permit<'_> {
+    /// Whether the batch is let through to see whether the root works again.
+    pub(crate) fn is_trial(&self) -> bool {
+        self.trial
+    }
+
+    /// The root is not where it was: nothing more is to be tried on it before the next trial.
+    pub(crate) fn root_is_gone(&self, error: &Error) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).gone = Some(error.clone());
+    }
+
     /// What the medium did for one page, or several at once.
     pub(crate) fn saw(&self, result: Result<(), &Error>) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

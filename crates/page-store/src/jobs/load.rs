@@ -7,7 +7,7 @@ use hicache_core::{
 };
 
 use super::moves::{Move, Moved};
-use super::{Exposed, Permit, Progress, Shared, parts};
+use super::{Exposed, Permit, Progress, Shared, VolumeList, parts};
 use crate::catalog::SlotId;
 use crate::volume::Counters;
 
@@ -22,11 +22,12 @@ struct Loading {
 
 /// Loads pages; answers each.
 pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: &Progress) -> PageBatch {
+    let volumes = shared.volumes.now();
     let count = requests.len();
     let mut outcomes: Vec<Outcome> = (0..count).map(|_| Outcome::Absent).collect();
     let mut memory: Vec<Option<PageMemory>> = Vec::with_capacity(count);
     let mut failed = 0;
-    let mut by_volume: Vec<Vec<(usize, PageKey, u32)>> = vec![Vec::new(); shared.volumes.len()];
+    let mut by_volume: Vec<Vec<(usize, PageKey, u32)>> = vec![Vec::new(); volumes.len()];
     for (i, request) in requests.into_iter().enumerate() {
         let checked = shared.check(&request).and_then(|bytes| match request.memory.access() {
             Access::Write => Ok(bytes),
@@ -43,13 +44,13 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
         }
         memory.push(Some(request.memory));
     }
-    shared.volumes[0].count(|counters| counters.failed_pages += failed);
+    volumes[0].count(|counters| counters.failed_pages += failed);
 
     let mut loading: Vec<Option<Loading>> = (0..count).map(|_| None).collect();
-    let mut permits: Vec<Option<Permit<'_>>> = shared.volumes.iter().map(|_| None).collect();
+    let mut permits: Vec<Option<Permit<'_>>> = volumes.iter().map(|_| None).collect();
     let mut flights = FuturesUnordered::new();
     for (number, pages) in by_volume.into_iter().enumerate() {
-        let volume = &shared.volumes[number];
+        let volume = &volumes[number];
         let keys: Vec<PageKey> = pages.iter().map(|page| page.1).collect();
         let mut moves = Vec::with_capacity(pages.len());
         let (mut wrong, mut missed) = (Vec::new(), 0);
@@ -102,20 +103,21 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
     }
     // All parts are under way after the first poll; each is verified while the others still move.
     while let Some(moved) = flights.next().await {
-        finish(shared, moved, &permits, &mut loading, &mut outcomes, &mut memory);
+        finish(shared, &volumes, moved, &permits, &mut loading, &mut outcomes, &mut memory);
     }
     PageBatch { outcomes, memory }
 }
 
 fn finish(
     shared: &Shared,
+    volumes: &VolumeList,
     moved: Vec<Moved>,
     permits: &[Option<Permit<'_>>],
     loading: &mut [Option<Loading>],
     outcomes: &mut [Outcome],
     memory: &mut [Option<PageMemory>],
 ) {
-    let mut counts: Vec<(Vec<SlotId>, Counters)> = vec![Default::default(); shared.volumes.len()];
+    let mut counts: Vec<(Vec<SlotId>, Counters)> = vec![Default::default(); volumes.len()];
     for page in moved {
         let Some(Loading { key, volume, slot, checksum, bytes }) = loading[page.tag].take() else { continue };
         let (slots, counters) = &mut counts[volume];
@@ -135,7 +137,7 @@ fn finish(
                     ErrorKind::Corrupt => {
                         counters.corrupt_pages += 1;
                         tracing::warn!(%key, "a page does not fit its checksum; it is dropped");
-                        shared.volumes[volume].drop_corrupt(&key, slot);
+                        volumes[volume].drop_corrupt(&key, slot);
                     }
                     ErrorKind::Abandoned => counters.abandoned_pages += 1,
                     _ => counters.failed_pages += 1,
@@ -145,7 +147,7 @@ fn finish(
         };
         memory[page.tag] = page.memory;
     }
-    for (volume, (slots, seen)) in shared.volumes.iter().zip(counts) {
+    for (volume, (slots, seen)) in volumes.iter().zip(counts) {
         if !slots.is_empty() {
             volume.unpin(slots.into_iter(), |counters| counters.add(&seen));
         }

@@ -68,7 +68,7 @@ pub(crate) async fn store(
         }
         memory[at] = Some(request.memory);
     }
-    shared.volumes[0].count(|counters| {
+    shared.volumes.now()[0].count(|counters| {
         counters.failed_pages += failed;
         counters.present_pages += there;
     });
@@ -77,11 +77,7 @@ pub(crate) async fn store(
         let permit = &permits[&number];
         async move {
             let _waiting = progress.wait_for(number, Direction::Write);
-            let stored = store_group(shared, &shared.volumes[number], size, pages, options, progress).await;
-            for page in &stored {
-                permit.saw(page.result.as_ref().copied());
-            }
-            stored
+            store_in(shared, permit, number, size, pages, options, progress).await
         }
     });
     for stored in join_all(groups).await.into_iter().flatten().chain(refused) {
@@ -97,6 +93,41 @@ pub(crate) async fn store(
         }
     }
     PageBatch { outcomes, memory }
+}
+
+/// Stores pages of one size in one volume, if it is where it was; tells the permit what came of it.
+async fn store_in(
+    shared: &Shared,
+    permit: &Permit<'_>,
+    number: usize,
+    size: u32,
+    pages: Vec<Storing>,
+    options: StoreOptions,
+    progress: &Progress,
+) -> Vec<Stored> {
+    let mut there = shared.volumes.now()[number].ensure_there();
+    if there.is_err() && permit.is_trial() {
+        there = shared.bring_back(number).await;
+    }
+    if let Err(error) = there {
+        let mut stored = Vec::with_capacity(pages.len());
+        permit.root_is_gone(&error);
+        shared.volumes.now()[number].count(|counters| counters.failed_pages += pages.len() as u64);
+        fail(pages, &error, &mut stored);
+        return stored;
+    }
+    let volume = Arc::clone(&shared.volumes.now()[number]);
+    let stored = store_group(shared, &volume, size, pages, options, progress).await;
+    for page in &stored {
+        permit.saw(page.result.as_ref().copied());
+    }
+    // What fails may fail because the root is gone.
+    if stored.iter().any(|page| page.result.is_err())
+        && let Err(error) = volume.look()
+    {
+        permit.root_is_gone(&error);
+    }
+    stored
 }
 
 /// Lets the batch through to its volumes, but for those whose medium takes no writes: their groups are answered.

@@ -119,7 +119,7 @@ pub(crate) async fn watched(
                 }
                 tracing::error!(pages, foreign, "no progress for {:?}; the batch counts as lost", shared.io_timeout);
                 if !foreign && let Some(completion) = completion.take() {
-                    shared.volumes[0].count(|counters| counters.abandoned_pages += pages as u64);
+                    shared.volumes.now()[0].count(|counters| counters.abandoned_pages += pages as u64);
                     drop(completion.answer(PageBatch::abandoned(pages)));
                 }
             }

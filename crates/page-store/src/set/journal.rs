@@ -1,7 +1,6 @@
 //! The journal of a set: records appended, generation after generation.
 
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -100,11 +99,29 @@ impl Journal {
                 self.allocated = target;
             }
         }
-        let written = self.file.write_all_at(&self.buffer, self.bytes);
-        written.map_err(|error: io::Error| {
-            Error::io("append", format!("journal of generation {}", self.generation), error)
-        })?;
+        if let Err(error) = self.file.write_all_at(&self.buffer, self.bytes) {
+            self.take_back();
+            return Err(Error::io("append", format!("journal of generation {}", self.generation), error));
+        }
         self.bytes = end;
         Ok(())
+    }
+
+    /// Cuts off what an append wrote before it failed. A replay would believe it: pages would be found that were
+    /// refused, in slots that have been written since.
+    fn take_back(&mut self) {
+        if !self.file.metadata().is_ok_and(|metadata| metadata.len() > self.bytes) {
+            return;
+        }
+        if let Err(error) = self.file.set_len(self.bytes) {
+            tracing::warn!(generation = self.generation, %error, "half an append stays until the next one");
+            return;
+        }
+        // The space that was taken ahead has gone with it. It was just there, so it can be had again.
+        let ahead = self.allocated.saturating_sub(self.bytes);
+        let again = rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.bytes, ahead);
+        if again.is_err() {
+            self.allocated = self.bytes;
+        }
     }
 }

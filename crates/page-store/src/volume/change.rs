@@ -107,6 +107,10 @@ impl Volume {
         overwrite: bool,
         names_fit: Result<()>,
     ) -> Result<(Vec<CommitOutcome>, Arc<std::fs::File>)> {
+        if let Err(error) = self.known_there() {
+            self.give_back(pages.iter().map(|page| page.slot));
+            return Err(error);
+        }
         let mut state = self.lock();
         let mut outcomes = vec![CommitOutcome::Published; pages.len()];
         let mut puts = Vec::with_capacity(pages.len());

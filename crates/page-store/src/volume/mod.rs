@@ -6,6 +6,7 @@
 mod capacity;
 mod change;
 mod open;
+mod presence;
 mod snapshot;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,9 @@ pub(crate) struct Volume {
     snapshot_done: Notify,
     /// The set is ours as long as this holds it.
     lock: Mutex<Option<SetLock>>,
+    presence: presence::Presence,
+    /// Whether the journal's file was found removed: then the next generation begins.
+    journal_lost: AtomicBool,
 }
 
 pub(crate) struct State {

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use hicache_core::{Error, Namespace, Result};
+use hicache_core::{Error, ErrorKind, Namespace, Result};
 use tokio::sync::Notify;
 
+use super::presence::Presence;
 use super::{Counters, State, Volume};
 use crate::catalog::EvictionPolicy;
 use crate::config::Durability;
@@ -49,7 +50,8 @@ impl Volume {
         for leftover in [paths.snapshot_aside(), paths.names_aside()] {
             let _ = fs::remove_file(leftover);
         }
-        let replayed = replay(&paths, fingerprint, options.policy)?;
+        let presence = Presence::new(root, paths.lock())?;
+        let mut replayed = replay(&paths, fingerprint, options.policy)?;
         let sequence = Sequence::open(&directory, replayed.sequence)?;
         if replayed.bad_records + replayed.bad_snapshots + replayed.lost_pages > 0 {
             tracing::warn!(
@@ -60,7 +62,13 @@ impl Volume {
                 "the set was damaged; what is left is served, and a new snapshot is made"
             );
         }
-        let (journal, repair) = continue_journal(&paths, fingerprint, &replayed)?;
+        let (journal, repair) = loop {
+            match continue_journal(&paths, fingerprint, &replayed) {
+                // A full disk must not keep a store from opening that has space of its own to give.
+                Err(error) if error.kind() == ErrorKind::NoSpace && make_space(&paths, &mut replayed) => {}
+                continued => break continued?,
+            }
+        };
         let Replayed { catalog, segments: found, .. } = replayed;
         let mut segments = BTreeMap::new();
         for (name, _) in &found {
@@ -94,6 +102,8 @@ impl Volume {
             snapshot_running: AtomicBool::new(false),
             snapshot_done: Notify::new(),
             lock: Mutex::new(Some(lock)),
+            presence,
+            journal_lost: AtomicBool::new(false),
         });
         if let Some(bytes) = options.page_bytes {
             volume.check_capacity(super::slot_bytes(bytes as u32))?;
@@ -101,11 +111,32 @@ impl Volume {
         if repair {
             // The generations before stay until the new one has been read back.
             let generation = volume.lock().journal.generation();
-            volume.write_snapshot(generation)?;
+            match volume.write_snapshot(generation) {
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    tracing::warn!(set = %volume.paths.directory().display(), %error, "no snapshot; the journals stay");
+                }
+                written => written?,
+            }
         }
         tracing::debug!(set = %volume.paths.directory().display(), pages, "set opened");
         Ok(volume)
     }
+}
+
+/// Gives up the coldest segment of a set that has just been replayed, as a store would for new pages. Its puts stay in
+/// the journals: of a segment that is not there they are nothing.
+fn make_space(paths: &SetPaths, replayed: &mut Replayed) -> bool {
+    let Some((segment, _)) = replayed.catalog.coldest_segment(None) else { return false };
+    let Some(at) = replayed.segments.iter().position(|(name, _)| name.segment == segment) else {
+        return false;
+    };
+    let (name, _) = replayed.segments.remove(at);
+    for put in replayed.catalog.pages_of_segment(segment) {
+        replayed.catalog.unpublish(put.pool, &put.digest);
+    }
+    replayed.catalog.remove_segment(segment);
+    tracing::warn!(segment = %name, "the disk is full: a segment is given up, so that the store opens");
+    fs::remove_file(paths.segment(name)).is_ok()
 }
 
 /// Goes on with the last journal if it is whole, else begins a generation above everything seen. The second answer
