@@ -150,6 +150,12 @@ impl Error {
         self.edit(|inner| inner.retryable = retryable)
     }
 
+    /// The operating system's error number, where the cause is told without [`Error::io`]. Call before the error is
+    /// cloned.
+    pub fn with_errno(self, errno: i32) -> Self {
+        self.edit(|inner| inner.errno = Some(errno))
+    }
+
     /// What caused it. Call before the error is cloned.
     pub fn with_source(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.edit(|inner| inner.source = Some(source.into()))

@@ -164,6 +164,12 @@ pub struct StorageStat {
     pub failed_pages: u64,
     /// Operations that were lost.
     pub abandoned_pages: u64,
+    /// Pages answered `Unavailable` without trying, because their medium was cut off.
+    pub refused_pages: u64,
+    /// How often a part of the medium was cut off, for one direction, because it failed or hung.
+    pub breaker_opened: u64,
+    /// How many parts of the medium are cut off now, reading and writing counted apart.
+    pub breakers_open: u64,
     /// Bytes loaded.
     pub read_bytes: u64,
     /// Bytes stored.

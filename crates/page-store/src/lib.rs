@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `config` | [`PageStoreConfig`], [`Role`], [`Durability`] |
 //! | `page_store` | [`PageStore`] |
-//! | `worker`, `jobs` | the completion worker, and what runs on it: loads, stores, staging, lost operations |
+//! | `worker`, `jobs` | the completion worker, and what runs on it: loads, stores, staging, lost operations, the breakers |
 //! | `volume` | one root: commit, delete, clear, capacity, snapshots, the sets of other processes |
 //! | `catalog` | index, slots, [`EvictionPolicy`] |
 //! | `set` | the files of one writer: lock, journal, snapshot, segments, names, sequence, ledger, replay; following another's |

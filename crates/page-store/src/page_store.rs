@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
-    Engine, EngineCapabilities, Error, ErrorKind, ForkMark, ListCursor, Listing, Outcome, OwnerId, PageBatch,
-    PageKey, PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat, StoreOptions,
-    Transfer,
+    Direction, Engine, EngineCapabilities, Error, ErrorKind, ForkMark, ListCursor, Listing, Outcome, OwnerId,
+    PageBatch, PageKey, PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat,
+    StoreOptions, Transfer,
 };
 use hicache_hashing::RootId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{PageStoreConfig, Role};
-use crate::jobs::{Breaker, EngineRegistrations, Shared, Staging};
+use crate::jobs::{Breakers, EngineRegistrations, Shared, Staging, Volumes};
 use crate::set::physical_bytes;
-use crate::volume::{ListFrom, Volume, VolumeOptions, cursor, parse_cursor};
+use crate::volume::{ListFrom, VolumeOptions, cursor, parse_cursor};
 use crate::worker::{self, Job};
 
 /// Pages in segment files on local disks.
@@ -65,27 +65,27 @@ impl PageStore {
                 "engine {name} needs alignment to {alignment} bytes; slots are aligned to {SLOT_ALIGNMENT}"
             )));
         }
-        let roots = config.roots.len() as u64;
         let options = VolumeOptions {
-            capacity_bytes: config.capacity_bytes.map(|bytes| bytes / roots),
-            roots,
+            capacity_bytes: config.capacity_bytes.map(|bytes| bytes / config.roots.len() as u64),
+            roots: config.roots.len() as u64,
             segment_bytes: config.segment_bytes,
             role: config.role,
             durability: config.durability,
             page_bytes: config.page_bytes,
             policy: config.policy,
         };
-        let open = |root| Volume::open(root, &config.namespace, options);
-        let volumes = config.roots.iter().map(|root| open(root)).collect::<Result<Vec<_>>>()?;
+        let roots = || config.roots.iter().map(PathBuf::as_path);
+        let volumes = Volumes::open(roots(), &config.namespace, options)?;
+        let io_timeout = Duration::from_millis(config.io_timeout_ms).min(FOR_EVER);
         let shared = Arc::new(Shared {
             owner: OwnerId::new(),
             engines,
             volumes,
             roots: root_ids(&config.roots),
             verify: config.verify,
-            io_timeout: Duration::from_millis(config.io_timeout_ms).min(FOR_EVER),
+            io_timeout,
             staging: Staging::new(config.staging_bytes),
-            breaker: Breaker::new(),
+            breakers: Breakers::new(roots(), io_timeout),
             batches: AtomicUsize::new(0),
         });
         let jobs = worker::start(Arc::clone(&shared))?;
@@ -105,7 +105,8 @@ impl PageStore {
     pub fn slots(&self, page_bytes: u64) -> Result<u64> {
         let bytes = u32::try_from(page_bytes).ok().filter(|&bytes| bytes > 0 && bytes <= u32::MAX - 4095);
         let bytes = bytes.ok_or_else(|| Error::config(format!("no page has {page_bytes} bytes")))?;
-        self.shared.volumes.iter().map(|volume| volume.slots(crate::volume::slot_bytes(bytes))).sum()
+        let slot_bytes = crate::volume::slot_bytes(bytes);
+        self.shared.volumes.now().iter().map(|volume| volume.slots(slot_bytes)).sum()
     }
 
     fn usable(&self) -> Result<()> {
@@ -216,11 +217,12 @@ fn root_ids(roots: &[PathBuf]) -> Vec<RootId> {
 impl Shared {
     /// Which keys are there; a use.
     pub(crate) fn exists(&self, keys: &[&PageKey]) -> Vec<bool> {
-        if let [volume] = &self.volumes[..] {
+        let volumes = self.volumes.now();
+        if let [volume] = &volumes[..] {
             return volume.exists(keys);
         }
         let mut there = vec![false; keys.len()];
-        for (number, volume) in self.volumes.iter().enumerate() {
+        for (number, volume) in volumes.iter().enumerate() {
             let own: Vec<usize> = (0..keys.len()).filter(|&i| self.volume_of(keys[i]) == number).collect();
             let own_keys: Vec<&PageKey> = own.iter().map(|&i| keys[i]).collect();
             for (i, found) in own.into_iter().zip(volume.exists(&own_keys)) {
@@ -273,11 +275,15 @@ impl Storage for PageStore {
         if let Err(error) = self.usable() {
             return Some(Err(error));
         }
-        if self.shared.breaker.is_open() {
-            return Some(Ok(vec![false; keys.len()]));
-        }
         let keys: Vec<&PageKey> = keys.iter().collect();
-        Some(Ok(self.shared.exists(&keys)))
+        let mut there = self.shared.exists(&keys);
+        // What can't be read is not there. When its trial is due it is, so that a load comes to try.
+        let breakers = &self.shared.breakers;
+        for volume in (0..self.shared.roots.len()).filter(|&v| breakers.of(v, Direction::Read).refuses()) {
+            let own = (0..keys.len()).filter(|&i| self.shared.volume_of(keys[i]) == volume);
+            own.for_each(|i| there[i] = false);
+        }
+        Some(Ok(there))
     }
 
     async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
@@ -302,7 +308,8 @@ impl Storage for PageStore {
             return Err(Error::config("a listing of at most 0 pages says nothing; ask for at least 1"));
         }
         let mut listing = Listing::default();
-        while let Some(own) = self.shared.volumes.get(volume) {
+        let volumes = self.shared.volumes.now();
+        while let Some(own) = volumes.get(volume) {
             let (pages, next) = own.list(prefix, place, limit - listing.pages.len())?;
             listing.pages.extend(pages);
             if let Some(next) = next {
@@ -316,10 +323,11 @@ impl Storage for PageStore {
 
     fn stat(&self) -> StorageStat {
         let mut stat = StorageStat { slots: Some(0), capacity_bytes: Some(0), ..StorageStat::default() };
-        for volume in &self.shared.volumes {
+        for volume in self.shared.volumes.now().iter() {
             volume.add_stat(&mut stat);
             stat.physical_bytes += physical_bytes(volume.root()).unwrap_or(0);
         }
+        self.shared.breakers.add_stat(&mut stat);
         stat
     }
 

@@ -6,14 +6,14 @@ use std::task::Poll;
 use std::thread;
 
 use hicache_core::{
-    Completion, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions,
+    Completion, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions,
 };
 use tokio::io::ReadBuf;
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::jobs::{Progress, Shared, load, store, watched};
+use crate::jobs::{Progress, Shared, VolumeList, load, store, watched};
 use crate::volume::Volume;
 
 /// What the worker is asked for.
@@ -53,8 +53,9 @@ pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
 
 async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut running = Running::default();
-    let mut bells = Bells::hang(shared);
+    let mut bells = Bells::default();
     let close = loop {
+        bells.hang(&shared.volumes.now());
         let job = tokio::select! {
             job = jobs.recv() => job,
             volume = bells.next() => {
@@ -67,7 +68,7 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
         };
         let shared = Arc::clone(shared);
         if job.is_some() {
-            shared.volumes.iter().for_each(|volume| volume.catch_up());
+            shared.volumes.now().iter().for_each(|volume| volume.catch_up());
         }
         match job {
             Some(Job::Load(requests, completion)) => {
@@ -95,8 +96,7 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
             }
             Some(Job::Delete(keys, answer)) => drop(answer.send(delete(&shared, &keys))),
             Some(Job::Clear(answer)) => {
-                let cleared = shared.volumes.iter().map(|volume| volume.clear()).sum();
-                drop(answer.send(cleared));
+                drop(answer.send(clear(&shared)));
             }
             Some(Job::Close(answer)) => break Some(answer),
             None => break None,
@@ -118,12 +118,19 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
 }
 
 /// The bells that other processes ring.
+#[derive(Default)]
 struct Bells {
+    of: Option<VolumeList>,
     hung: Vec<(UnixDatagram, Arc<Volume>)>,
 }
 
 impl Bells {
-    fn hang(shared: &Shared) -> Self {
+    /// Hangs them, where that was not done yet: a root that was gone is opened anew.
+    fn hang(&mut self, volumes: &VolumeList) {
+        if self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, volumes)) {
+            return;
+        }
+        self.of = Some(Arc::clone(volumes));
         let hang = |volume: &Arc<Volume>| {
             let socket = volume.hang_bell()?.socket().and_then(UnixDatagram::from_std);
             match socket {
@@ -134,7 +141,7 @@ impl Bells {
                 }
             }
         };
-        Self { hung: shared.volumes.iter().filter_map(hang).collect() }
+        self.hung = volumes.iter().filter_map(hang).collect();
     }
 
     /// The volume of the bell that rings next; never, where there is none.
@@ -194,7 +201,7 @@ async fn drain(shared: &Arc<Shared>, running: &mut Running) -> Result<()> {
             "operations were still under way when the store was closed",
         ));
     }
-    for volume in &shared.volumes {
+    for volume in shared.volumes.now().iter() {
         volume.snapshot_idle().await;
         if let Err(error) = volume.close() {
             tracing::warn!(root = %volume.root().display(), %error, "no last snapshot; the journal has everything");
@@ -212,8 +219,12 @@ fn is_foreign(requests: &[PageRequest]) -> bool {
 }
 
 fn delete(shared: &Shared, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+    let concerned =
+        (0..shared.roots.len()).filter(|&number| keys.iter().any(|key| shared.volume_of(key) == number));
+    writable(shared, concerned)?;
+    let volumes = shared.volumes.now();
     let mut outcomes = vec![Outcome::Absent; keys.len()];
-    for (number, volume) in shared.volumes.iter().enumerate() {
+    for (number, volume) in volumes.iter().enumerate() {
         let own: Vec<usize> = (0..keys.len()).filter(|&i| shared.volume_of(&keys[i]) == number).collect();
         let own_keys: Vec<PageKey> = own.iter().map(|&i| keys[i]).collect();
         for (i, outcome) in own.into_iter().zip(volume.delete(&own_keys)?) {
@@ -221,4 +232,19 @@ fn delete(shared: &Shared, keys: &[PageKey]) -> Result<Vec<Outcome>> {
         }
     }
     Ok(outcomes)
+}
+
+fn clear(shared: &Shared) -> Result<u64> {
+    writable(shared, 0..shared.roots.len())?;
+    shared.volumes.now().iter().map(|volume| volume.clear()).sum()
+}
+
+/// Refuses where a journal would be written whose medium is cut off. These write little: they are no trial.
+fn writable(shared: &Shared, mut volumes: impl Iterator<Item = usize>) -> Result<()> {
+    let list = shared.volumes.now();
+    volumes.try_for_each(|number| {
+        let refusal = shared.breakers.of(number, Direction::Write).refusal();
+        refusal.map_or(Ok(()), Err)?;
+        list[number].ensure_there()
+    })
 }

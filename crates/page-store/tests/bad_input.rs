@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use fixture::disk::Mounted;
 use fixture::{
     Bench, Got, PAGE, Page, config, du, in_time, keys, limited, namespace, page, pages, pread, say, uring,
 };
@@ -272,39 +273,6 @@ async fn many_open_the_same_new_root_at_once() {
         assert_eq!(hicache_page_store::inspect::sets(directory.path()).unwrap().len(), 8);
         for store in stores {
             store.close().await.unwrap();
-        }
-    }
-}
-
-/// A mounted file system, unmounted whatever happens.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    /// `None` where that is not permitted, which the output says.
-    fn new(at: &Path, arguments: &[&str]) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mounted = Command::new("mount").args(arguments).arg(at).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(at.to_owned())),
-            Ok(output) => {
-                let why = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                say(&format!("skipped: mount {arguments:?}: {why}"));
-                None
-            }
-            Err(error) => {
-                say(&format!("skipped: mount: {error}"));
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        // Files of a store that a failed test left open keep it busy: detached, it goes with them.
-        let done = Command::new("umount").arg(&self.0).status().is_ok_and(|status| status.success());
-        if !done {
-            let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
         }
     }
 }

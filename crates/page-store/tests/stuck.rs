@@ -27,23 +27,28 @@ async fn a_swallowed_answer_opens_the_breaker_which_closes_by_itself() {
         bench.registration.page(0, PAGE, hicache_core::Access::Write).is_err(),
         "the engine still has the slot"
     );
-    // Others are told at once.
+    // Others are told at once, with what and until when; writing goes on.
     let other = Bench::unaligned(Arc::clone(&bench.store), 8, PAGE);
     let asked = Instant::now();
-    assert_eq!(other.load(&all[4..]).await, [Got::Failed(ErrorKind::Unavailable); 4]);
-    let outcomes = other.try_store(&pages(20..22), false).await;
-    assert!(
-        outcomes
-            .iter()
-            .all(|o| o.error().is_some_and(|e| e.kind() == ErrorKind::Unavailable && e.is_retryable()))
-    );
+    let refused = bench.store.load(other.blank_batch(&all[4..])).await;
+    assert_eq!(kinds(&refused), [Some(ErrorKind::Unavailable); 4]);
+    let error = refused.outcomes[0].error().unwrap();
+    let (text, root) = (error.to_string(), directory.path().to_str().unwrap());
+    assert!(error.is_retryable() && text.contains(root) && text.contains("next trial"), "{text}");
+    drop(refused);
+    assert_eq!(other.load(&[page(77)]).await, [Got::Absent], "a miss is known without the medium");
+    other.store(&pages(20..22)).await;
     assert_eq!(bench.store.exists(&keys(&all)).await.unwrap(), [false; 8]);
     assert!(asked.elapsed() < STUCK);
+    let stat = bench.store.stat();
+    assert_eq!((stat.breaker_opened, stat.breakers_open, stat.refused_pages), (1, 1, 4));
     // Stuck for ever, and the store answers again all the same.
     tokio::time::sleep(STUCK * 2).await;
+    assert_eq!(bench.store.exists(&keys(&all)).await.unwrap(), [true; 8], "a trial is due: let it come");
     other.load_all(&all).await;
     tokio::time::sleep(STUCK * 2).await;
     other.load_all(&all).await;
+    assert_eq!(bench.store.stat().breakers_open, 0);
     engine.answer_swallowed();
     eventually("its memory comes back", || bench.registration.region().leases() == 0).await;
     bench.load_all(&all).await;

@@ -27,6 +27,7 @@ With --json one object is printed:
   corrupt_pages                   all pages with wrong bytes; of them undetected_corrupt_pages passed as right by the
                                   store and were found by the comparison here
   failed_pages                    not moved, for another reason
+  refused_pages, breaker_opened, breakers_open   while the medium was cut off; how often it was, how much of it is
   slots                           pages that fit into the capacity, or null
   bad_records, bad_snapshots, bad_manifests, lost_pages
                                   found damaged, and pages found missing, when the store was opened

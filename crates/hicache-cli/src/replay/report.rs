@@ -31,6 +31,9 @@ pub(crate) struct Report {
     pub(crate) corrupt_pages: u64,
     pub(crate) undetected_corrupt_pages: u64,
     pub(crate) failed_pages: u64,
+    pub(crate) refused_pages: u64,
+    pub(crate) breaker_opened: u64,
+    pub(crate) breakers_open: u64,
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
     pub(crate) physical_bytes: u64,
@@ -140,6 +143,14 @@ impl Report {
         }
         align_numbers(&mut rows, 1);
         output.line(rows)?;
+        if self.breaker_opened > 0 {
+            output.line(format_args!(
+                "the medium was cut off {} times, {} pages were refused meanwhile; {} cut off at the end",
+                count(self.breaker_opened),
+                count(self.refused_pages),
+                count(self.breakers_open)
+            ))?;
+        }
         self.show_policies(output)?;
         let slots =
             self.slots.map_or_else(|| "no limit".to_owned(), |slots| format!("{} slots", count(slots)));

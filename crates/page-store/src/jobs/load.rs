@@ -7,7 +7,7 @@ use hicache_core::{
 };
 
 use super::moves::{Move, Moved};
-use super::{Breaker, Exposed, Progress, Shared, parts};
+use super::{Exposed, Permit, Progress, Shared, VolumeList, parts};
 use crate::catalog::SlotId;
 use crate::volume::{Counters, Source, Volume};
 
@@ -22,14 +22,12 @@ struct Loading {
 
 /// Loads pages; answers each.
 pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: &Progress) -> PageBatch {
-    if shared.breaker.is_open() {
-        return PageBatch::failed(requests, &Breaker::error());
-    }
+    let volumes = shared.volumes.now();
     let count = requests.len();
     let mut outcomes: Vec<Outcome> = (0..count).map(|_| Outcome::Absent).collect();
     let mut memory: Vec<Option<PageMemory>> = Vec::with_capacity(count);
     let mut failed = 0;
-    let mut by_volume: Vec<Vec<(usize, PageKey, u32)>> = vec![Vec::new(); shared.volumes.len()];
+    let mut by_volume: Vec<Vec<(usize, PageKey, u32)>> = vec![Vec::new(); volumes.len()];
     for (i, request) in requests.into_iter().enumerate() {
         let checked = shared.check(&request).and_then(|bytes| match request.memory.access() {
             Access::Write => Ok(bytes),
@@ -46,12 +44,13 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
         }
         memory.push(Some(request.memory));
     }
-    shared.volumes[0].count(|counters| counters.failed_pages += failed);
+    volumes[0].count(|counters| counters.failed_pages += failed);
 
     let mut loading: Vec<Option<Loading>> = (0..count).map(|_| None).collect();
+    let mut permits: Vec<Option<Permit<'_>>> = volumes.iter().map(|_| None).collect();
     let mut flights = FuturesUnordered::new();
     for (number, pages) in by_volume.into_iter().enumerate() {
-        let volume = &shared.volumes[number];
+        let volume = &volumes[number];
         let keys: Vec<PageKey> = pages.iter().map(|page| page.1).collect();
         let mut moves = Vec::with_capacity(pages.len());
         let (mut wrong, mut missed, mut failed) = (Vec::new(), 0, 0);
@@ -87,37 +86,63 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
             counters.failed_pages += failed;
             counters.missed_pages += missed;
         });
+        if moves.is_empty() {
+            continue;
+        }
+        match shared.breakers.of(number, Direction::Read).admit(moves.len()) {
+            Ok(permit) => permits[number] = Some(permit),
+            Err(error) => {
+                let slots = moves.iter().filter_map(|page| loading[page.tag].take()?.source.pinned());
+                volume.unpin(slots, |_| ());
+                for page in moves {
+                    outcomes[page.tag] = Outcome::Failed(error.clone());
+                    memory[page.tag] = Some(page.memory);
+                }
+                continue;
+            }
+        }
         let bytes = moves.first().map_or(0, |page| page.memory.bytes());
         for part in parts(moves, bytes, Exposed::Last, shared.is_alone()) {
-            flights.push(shared.move_pages(Direction::Read, part, progress));
+            flights.push(async move {
+                let _waiting = progress.wait_for(number, Direction::Read);
+                shared.move_pages(Direction::Read, part, progress).await
+            });
         }
     }
     // All parts are under way after the first poll; each is verified while the others still move.
     while let Some(moved) = flights.next().await {
-        finish(shared, moved, &mut loading, &mut outcomes, &mut memory);
+        finish(shared, &volumes, moved, &permits, &mut loading, &mut outcomes, &mut memory);
     }
     PageBatch { outcomes, memory }
 }
 
 fn finish(
     shared: &Shared,
+    volumes: &VolumeList,
     moved: Vec<Moved>,
+    permits: &[Option<Permit<'_>>],
     loading: &mut [Option<Loading>],
     outcomes: &mut [Outcome],
     memory: &mut [Option<PageMemory>],
 ) {
-    let mut counts: Vec<(Vec<SlotId>, Counters)> = vec![Default::default(); shared.volumes.len()];
+    let mut counts: Vec<(Vec<SlotId>, Counters)> = vec![Default::default(); volumes.len()];
     for page in moved {
         let Some(Loading { key, volume, source, checksum, bytes }) = loading[page.tag].take() else {
             continue;
         };
         let (slots, counters) = &mut counts[volume];
         slots.extend(source.pinned());
-        outcomes[page.tag] = match verify(shared, &page, checksum, source) {
-            Err(error) if replaced(&shared.volumes[volume], &key, source, &error) => {
-                counters.missed_pages += 1;
-                Outcome::Absent
-            }
+        let verified = verify(shared, &page, checksum, source);
+        if verified.as_ref().is_err_and(|error| replaced(&volumes[volume], &key, source, error)) {
+            counters.missed_pages += 1;
+            outcomes[page.tag] = Outcome::Absent;
+            memory[page.tag] = page.memory;
+            continue;
+        }
+        if let Some(permit) = &permits[volume] {
+            permit.saw(verified.as_ref().copied());
+        }
+        outcomes[page.tag] = match verified {
             Ok(()) => {
                 counters.hit_pages += 1;
                 counters.foreign_hit_pages += u64::from(matches!(source, Source::Other { .. }));
@@ -130,7 +155,7 @@ fn finish(
                         counters.corrupt_pages += 1;
                         tracing::warn!(%key, "a page does not fit its checksum; it is dropped");
                         if let Source::Own(slot) = source {
-                            shared.volumes[volume].drop_corrupt(&key, slot);
+                            volumes[volume].drop_corrupt(&key, slot);
                         }
                     }
                     ErrorKind::Abandoned => counters.abandoned_pages += 1,
@@ -141,7 +166,7 @@ fn finish(
         };
         memory[page.tag] = page.memory;
     }
-    for (volume, (slots, seen)) in shared.volumes.iter().zip(counts) {
+    for (volume, (slots, seen)) in volumes.iter().zip(counts) {
         if !slots.is_empty() || seen != Counters::default() {
             volume.unpin(slots.into_iter(), |counters| counters.add(&seen));
         }

@@ -1,9 +1,11 @@
 //! What runs on the completion worker: loads and stores, from the plan to the answer.
 
+mod breaker;
 mod load;
 mod moves;
 mod staging;
 mod store;
+mod volumes;
 mod watch;
 
 use std::sync::Arc;
@@ -13,12 +15,12 @@ use std::time::Duration;
 use hicache_core::{Engine, Error, OwnerId, PageKey, PageRequest, Registration, Result};
 use hicache_hashing::{RootId, route};
 
-use crate::volume::Volume;
-
+pub(crate) use breaker::{Breakers, Permit};
 pub(crate) use load::load;
 pub(crate) use staging::Staging;
 pub(crate) use store::store;
-pub(crate) use watch::{Breaker, Progress, watched};
+pub(crate) use volumes::{VolumeList, Volumes};
+pub(crate) use watch::{Progress, watched};
 
 /// Fewer bytes than this move in one part.
 const WORTH_PARTS_BYTES: usize = 1 << 20;
@@ -30,12 +32,12 @@ const MOST_PART_PAGES: usize = 128;
 pub(crate) struct Shared {
     pub(crate) owner: OwnerId,
     pub(crate) engines: Vec<Arc<dyn Engine>>,
-    pub(crate) volumes: Vec<Arc<Volume>>,
+    pub(crate) volumes: Volumes,
     pub(crate) roots: Vec<RootId>,
     pub(crate) verify: bool,
     pub(crate) io_timeout: Duration,
     pub(crate) staging: Staging,
-    pub(crate) breaker: Breaker,
+    pub(crate) breakers: Breakers,
     /// Batches under way.
     pub(crate) batches: AtomicUsize,
 }
@@ -47,7 +49,7 @@ pub(crate) struct EngineRegistrations(pub(crate) Vec<Option<Registration>>);
 impl Shared {
     /// The volume that a key belongs to.
     pub(crate) fn volume_of(&self, key: &PageKey) -> usize {
-        if self.volumes.len() == 1 { 0 } else { route(&key.digest, &self.roots) }
+        if self.roots.len() == 1 { 0 } else { route(&key.digest, &self.roots) }
     }
 
     /// Whether a batch is the only one under way.

@@ -9,7 +9,7 @@ use hicache_core::{
 };
 
 use super::moves::{Move, Moved};
-use super::{Breaker, Exposed, Progress, Shared, parts};
+use super::{Exposed, Permit, Progress, Shared, parts};
 use crate::catalog::SlotId;
 use crate::set::SegmentFile;
 use crate::volume::{Commit, CommitOutcome, Volume, slot_bytes};
@@ -40,9 +40,6 @@ pub(crate) async fn store(
     options: StoreOptions,
     progress: &Progress,
 ) -> PageBatch {
-    if shared.breaker.is_open() {
-        return PageBatch::failed(requests, &Breaker::error());
-    }
     let checked: Vec<Result<u32>> = requests.iter().map(|request| shared.check(request)).collect();
     let leaders = leaders(&requests, &checked, options);
     let mut outcomes: Vec<Outcome> = requests.iter().map(|_| Outcome::Done).collect();
@@ -71,14 +68,19 @@ pub(crate) async fn store(
         }
         memory[at] = Some(request.memory);
     }
-    shared.volumes[0].count(|counters| {
+    shared.volumes.now()[0].count(|counters| {
         counters.failed_pages += failed;
         counters.present_pages += there;
     });
-    let groups = groups.into_iter().map(|((volume, size), pages)| {
-        store_group(shared, &shared.volumes[volume], size, pages, options, progress)
+    let (permits, refused) = admit(shared, &mut groups);
+    let groups = groups.into_iter().map(|((number, size), pages)| {
+        let permit = &permits[&number];
+        async move {
+            let _waiting = progress.wait_for(number, Direction::Write);
+            store_in(shared, permit, number, size, pages, options, progress).await
+        }
     });
-    for stored in join_all(groups).await.into_iter().flatten() {
+    for stored in join_all(groups).await.into_iter().flatten().chain(refused) {
         memory[stored.at] = stored.memory;
         if let Err(error) = stored.result {
             outcomes[stored.at] = Outcome::Failed(error);
@@ -91,6 +93,63 @@ pub(crate) async fn store(
         }
     }
     PageBatch { outcomes, memory }
+}
+
+/// Stores pages of one size in one volume, if it is where it was; tells the permit what came of it.
+async fn store_in(
+    shared: &Shared,
+    permit: &Permit<'_>,
+    number: usize,
+    size: u32,
+    pages: Vec<Storing>,
+    options: StoreOptions,
+    progress: &Progress,
+) -> Vec<Stored> {
+    let mut there = shared.volumes.now()[number].ensure_there();
+    if there.is_err() && permit.is_trial() {
+        there = shared.bring_back(number).await;
+    }
+    if let Err(error) = there {
+        let mut stored = Vec::with_capacity(pages.len());
+        permit.root_is_gone(&error);
+        shared.volumes.now()[number].count(|counters| counters.failed_pages += pages.len() as u64);
+        fail(pages, &error, &mut stored);
+        return stored;
+    }
+    let volume = Arc::clone(&shared.volumes.now()[number]);
+    let stored = store_group(shared, &volume, size, pages, options, progress).await;
+    for page in &stored {
+        permit.saw(page.result.as_ref().copied());
+    }
+    // What fails may fail because the root is gone.
+    if stored.iter().any(|page| page.result.is_err())
+        && let Err(error) = volume.look_whether_there()
+    {
+        permit.root_is_gone(&error);
+    }
+    stored
+}
+
+/// Lets the batch through to its volumes, but for those whose medium takes no writes: their groups are answered.
+fn admit<'a>(
+    shared: &'a Shared,
+    groups: &mut BTreeMap<(usize, u32), Vec<Storing>>,
+) -> (BTreeMap<usize, Permit<'a>>, Vec<Stored>) {
+    let mut pages: BTreeMap<usize, usize> = BTreeMap::new();
+    for ((volume, _), group) in groups.iter() {
+        *pages.entry(*volume).or_default() += group.len();
+    }
+    let (mut permits, mut refused) = (BTreeMap::new(), Vec::new());
+    for (number, pages) in pages {
+        match shared.breakers.of(number, Direction::Write).admit(pages) {
+            Ok(permit) => _ = permits.insert(number, permit),
+            Err(error) => {
+                let theirs = groups.extract_if(.., |(volume, _), _| *volume == number);
+                theirs.for_each(|(_, group)| fail(group, &error, &mut refused));
+            }
+        }
+    }
+    (permits, refused)
 }
 
 /// For each request the one of its key that is stored: of those that can be, the first, or with overwrite the last.

@@ -3,22 +3,58 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hicache_core::{Answer, Completion, Error, ErrorKind, PageBatch};
+use hicache_core::{Answer, Completion, Direction, PageBatch};
 
 use super::Shared;
 
-/// When a batch last got something done.
+/// When a batch last got something done, and what it waits for.
 #[derive(Debug)]
 pub(crate) struct Progress {
     began: Instant,
     last_ms: AtomicU64,
+    waiting: Mutex<Vec<(usize, Direction)>>,
+}
+
+/// The batch waits for a volume until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    progress: &'a Progress,
+    what: (usize, Direction),
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.progress.lock();
+        if let Some(at) = waiting.iter().position(|what| *what == self.what) {
+            waiting.swap_remove(at);
+        }
+    }
 }
 
 impl Progress {
     pub(crate) fn begin() -> Self {
-        Self { began: Instant::now(), last_ms: AtomicU64::new(0) }
+        Self { began: Instant::now(), last_ms: AtomicU64::new(0), waiting: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(usize, Direction)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that the batch waits for a volume: if it gets stuck meanwhile, it is stuck there.
+    pub(crate) fn wait_for(&self, volume: usize, direction: Direction) -> Waiting<'_> {
+        let what = (volume, direction);
+        self.lock().push(what);
+        Waiting { progress: self, what }
+    }
+
+    fn waits_for(&self) -> Vec<(usize, Direction)> {
+        let mut waiting = self.lock().clone();
+        waiting.sort_unstable_by_key(|(volume, direction)| (*volume, direction.as_str()));
+        waiting.dedup();
+        waiting
     }
 
     pub(crate) fn mark(&self) {
@@ -27,41 +63,6 @@ impl Progress {
 
     pub(crate) fn last(&self) -> Instant {
         self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed))
-    }
-}
-
-/// Open while some batch is stuck: other calls fail at once instead of queueing behind it. Lets calls through again
-/// after as long as a batch may be without progress; one that gets stuck then opens it again.
-#[derive(Debug)]
-pub(crate) struct Breaker {
-    began: Instant,
-    open_until_ms: AtomicU64,
-    opened: AtomicU64,
-}
-
-impl Breaker {
-    pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), open_until_ms: AtomicU64::new(0), opened: AtomicU64::new(0) }
-    }
-
-    fn open(&self, lasting: Duration) {
-        let until = (self.began.elapsed() + lasting).as_millis() as u64;
-        self.open_until_ms.store(until, Ordering::Relaxed);
-        self.opened.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        let until = self.open_until_ms.load(Ordering::Relaxed);
-        until > 0 && (self.began.elapsed().as_millis() as u64) < until
-    }
-
-    pub(crate) fn error() -> Error {
-        Error::new(
-            ErrorKind::Unavailable,
-            "an operation on the medium is stuck; the store answers again by itself",
-        )
-        .with_backend("page-store")
-        .with_retryable(true)
     }
 }
 
@@ -81,9 +82,8 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Runs a batch and answers it. One without progress for the store's limit opens the breaker, once: a batch that is
-/// stuck for ever must not keep the store shut. If all its memory is
-/// our own it is answered `Abandoned` then, and its slots stay leased until the device is done with them, if ever; a
+/// Runs a batch and answers it. One without progress for the store's limit opens the breakers of what it waits for,
+/// once: a batch that is stuck for ever must not keep a root shut. If all its memory is our own it is answered `Abandoned` then, and its slots stay leased until the device is done with them, if ever; a
 /// batch with a caller's memory is answered when the device is done, however long that takes.
 pub(crate) async fn watched(
     shared: &Shared,
@@ -114,10 +114,12 @@ pub(crate) async fn watched(
                 if last + shared.io_timeout > looked || stuck_since.replace(last) == Some(last) {
                     continue;
                 }
-                shared.breaker.open(shared.io_timeout);
+                for (volume, direction) in progress.waits_for() {
+                    shared.breakers.of(volume, direction).stuck();
+                }
                 tracing::error!(pages, foreign, "no progress for {:?}; the batch counts as lost", shared.io_timeout);
                 if !foreign && let Some(completion) = completion.take() {
-                    shared.volumes[0].count(|counters| counters.abandoned_pages += pages as u64);
+                    shared.volumes.now()[0].count(|counters| counters.abandoned_pages += pages as u64);
                     drop(completion.answer(PageBatch::abandoned(pages)));
                 }
             }

@@ -1,7 +1,6 @@
 //! The journal of a set: records appended, generation after generation.
 
 use std::fs::{File, OpenOptions};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -114,7 +113,7 @@ impl Journal {
                 "a store in the role of a reader changes nothing",
             ));
         };
-        let io = |error: io::Error| {
+        let io = |error: std::io::Error| {
             Error::io("append", format!("journal of generation {}", self.generation), error)
         };
         if self.torn {

@@ -55,6 +55,10 @@ impl SetPaths {
         &self.directory
     }
 
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.directory.join("LOCK")
+    }
+
     pub(crate) fn journal(&self, generation: u64) -> PathBuf {
         self.directory.join(format!("{}-{generation:010}", Self::JOURNAL))
     }

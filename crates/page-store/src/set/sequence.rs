@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hicache_core::{Error, Result};
@@ -39,7 +39,7 @@ impl Sequence {
     /// # Errors
     /// `Io`.
     pub(crate) fn open(namespace_directory: &Path, least: u64) -> Result<Self> {
-        let path = namespace_directory.join("SEQUENCE");
+        let path = Self::path(namespace_directory);
         let io = |error| Error::io("map", path.display().to_string(), error);
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
@@ -63,6 +63,11 @@ impl Sequence {
         // Said, because the mapping keeps the file open beyond the descriptor, and its lock with it.
         file.unlock().map_err(io)?;
         Ok(sequence)
+    }
+
+    /// Where the counters of a namespace are.
+    pub(crate) fn path(namespace_directory: &Path) -> PathBuf {
+        namespace_directory.join("SEQUENCE")
     }
 
     /// The next `count` numbers, as the first of them. Never 0.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result};
 
+use super::presence::lies_at;
 use super::{State, Volume};
 use crate::config::LEAST_PAGES;
 use crate::format::{Put, Record};
@@ -281,6 +282,8 @@ impl Volume {
             }
             state.catalog.class(slot_bytes).is_none()
         };
+        // A segment is made by its path.
+        self.look_whether_there()?;
         if first_of_its_size {
             self.check_capacity(slot_bytes)?;
         }
@@ -452,6 +455,8 @@ impl Volume {
     pub(super) fn drop_segment(&self, state: &mut State, segment: u16) {
         if state.catalog.remove_segment(segment)
             && let Some(file) = state.segments.remove(&segment)
+            // Another store may have made itself at home where this one was.
+            && lies_at(file.file(), file.path())
             && let Err(error) = remove_segment_file(file.path())
         {
             // The next to open the set finds it, empty, and uses it.

@@ -120,6 +120,10 @@ impl Volume {
         overwrite: bool,
         names_fit: Result<()>,
     ) -> Result<(Vec<CommitOutcome>, Option<Arc<File>>)> {
+        if let Err(error) = self.known_there() {
+            self.give_back(pages.iter().map(|page| page.slot));
+            return Err(error);
+        }
         let mut neighbours = self.look();
         let mut state = self.lock();
         let mut outcomes = vec![CommitOutcome::Published; pages.len()];

@@ -9,6 +9,7 @@ mod change;
 mod look;
 mod neighbours;
 mod open;
+mod presence;
 mod reclaim;
 mod share;
 mod snapshot;
@@ -77,6 +78,9 @@ pub(crate) struct Volume {
     snapshot_done: Notify,
     /// The set is ours as long as this holds it.
     lock: Mutex<Option<SetLock>>,
+    presence: presence::Presence,
+    /// Whether the journal's file was found removed: then the next generation begins.
+    journal_lost: AtomicBool,
 }
 
 pub(crate) struct State {

@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hicache_core::{Error, Namespace, Result};
+use hicache_core::{Error, ErrorKind, Namespace, Result};
 use hicache_hashing::Fingerprint;
 use tokio::sync::Notify;
 
 use super::capacity::extra_bytes;
 use super::neighbours::Neighbours;
+use super::presence::Presence;
 use super::{Counters, State, Volume};
 use crate::catalog::{Catalog, EvictionPolicy, Mask};
 use crate::config::{Durability, Role};
 use crate::format::{Manifest, ManifestOpened, RECORD_BYTES};
 use crate::set::{
     Follower, Journal, Ledger, NamesLog, Replayed, SegmentFile, Sequence, SetLock, SetPaths,
-    highest_generation, open_segment, pool_records, replay, seal_all,
+    highest_generation, open_segment, pool_records, remove_segment_file, replay, seal_all,
 };
 
 /// How long the root's lock is waited for when a store is opened.
@@ -83,6 +84,9 @@ impl Volume {
             None => OwnSet::none(options),
         };
         let sequence = Sequence::open(&directory, own.sequence)?;
+        // A reader has no lock; the counters are what it has open.
+        let open_path = if lock.is_some() { paths.lock() } else { Sequence::path(&directory) };
+        let presence = Presence::new(root, open_path)?;
         let mut neighbours =
             Neighbours::new(directory, paths.directory().to_owned(), fingerprint, own.mask.clone());
         neighbours.look(&sequence);
@@ -123,6 +127,8 @@ impl Volume {
             snapshot_running: AtomicBool::new(false),
             snapshot_done: Notify::new(),
             lock: Mutex::new(lock),
+            presence,
+            journal_lost: AtomicBool::new(false),
         });
         if let Some(bytes) = options.page_bytes.filter(|_| !options.is_reader()) {
             volume.check_capacity(super::slot_bytes(bytes as u32))?;
@@ -130,7 +136,12 @@ impl Volume {
         if own.repair {
             // The generations before stay until the new one has been read back.
             let generation = volume.lock().journal.generation();
-            volume.write_snapshot(generation)?;
+            match volume.write_snapshot(generation) {
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    tracing::warn!(set = %volume.paths.directory().display(), %error, "no snapshot; the journals stay");
+                }
+                written => written?,
+            }
         }
         volume.sequence.sets_changed();
         volume.catch_up();
@@ -164,7 +175,7 @@ struct OwnSet {
 impl OwnSet {
     fn open(paths: &SetPaths, fingerprint: Fingerprint, options: VolumeOptions) -> Result<Self> {
         paths.remove_leftovers();
-        let replayed = replay(paths, fingerprint, options.policy)?;
+        let mut replayed = replay(paths, fingerprint, options.policy)?;
         if replayed.damaged() {
             tracing::warn!(
                 set = %paths.directory().display(),
@@ -174,7 +185,13 @@ impl OwnSet {
                 "the set was damaged; what is left is served, and a new snapshot is made"
             );
         }
-        let (journal, repair) = continue_journal(paths, fingerprint, &replayed)?;
+        let (journal, repair) = loop {
+            match continue_journal(paths, fingerprint, &replayed) {
+                // A full disk must not keep a store from opening that has space of its own to give.
+                Err(error) if error.kind() == ErrorKind::NoSpace && make_space(paths, &mut replayed) => {}
+                continued => break continued?,
+            }
+        };
         let mut segments = BTreeMap::new();
         for (name, bytes) in &replayed.segments {
             let path = paths.segment(*name);
@@ -213,6 +230,22 @@ impl OwnSet {
             found: Counters::default(),
         }
     }
+}
+
+/// Gives up the coldest segment of a set that has just been replayed, as a store would for new pages. Its puts stay in
+/// the journals: of a segment that is not there they are nothing.
+fn make_space(paths: &SetPaths, replayed: &mut Replayed) -> bool {
+    let Some((segment, _)) = replayed.catalog.coldest_segment(None) else { return false };
+    let Some(at) = replayed.segments.iter().position(|(name, _)| name.segment == segment) else {
+        return false;
+    };
+    let (name, _) = replayed.segments.remove(at);
+    for put in replayed.catalog.pages_of_segment(segment) {
+        replayed.catalog.unpublish(put.pool, &put.digest);
+    }
+    replayed.catalog.remove_segment(segment);
+    tracing::warn!(segment = %name, "the disk is full: a segment is given up, so that the store opens");
+    remove_segment_file(&paths.segment(name)).is_ok()
 }
 
 /// Goes on with the last journal if it is whole and everything before it leads there, else begins a generation above

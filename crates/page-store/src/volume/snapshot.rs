@@ -23,7 +23,8 @@ impl Volume {
                 let state = self.lock();
                 let slots: u64 = state.catalog.classes().values().map(|class| class.slots).sum();
                 // As many records as slots; but beginning a generation costs a dozen calls, so not for a handful.
-                if state.journal.records() < slots.max(self.least_journal_bytes() / RECORD_BYTES as u64) {
+                let long = slots.max(self.least_journal_bytes() / RECORD_BYTES as u64);
+                if state.journal.records() < long && !self.journal_lost.load(Ordering::Relaxed) {
                     return;
                 }
             }
@@ -65,6 +66,8 @@ impl Volume {
 
     /// Seals the journal and begins the next.
     fn begin_generation(&self) -> Result<u64> {
+        // The files of a generation are made by their paths.
+        self.look_whether_there()?;
         let mut state = self.lock();
         let next = state.journal.generation() + 1;
         // The next file first, the seal second: a seal always leads somewhere, and until it is there the next file
@@ -73,6 +76,7 @@ impl Volume {
         journal.append(pool_records(&state.catalog))?;
         self.append(&mut state, [Record::Seal { next }])?;
         state.journal = journal;
+        self.journal_lost.store(false, Ordering::Relaxed);
         Ok(next)
     }
 
