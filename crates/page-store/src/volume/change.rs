@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use hicache_core::{Error, ErrorKind, Outcome, PageKey, PoolName, Result};
 
+use super::durable::sync;
 use super::{PoolCache, Volume};
 use crate::catalog::SlotId;
-use crate::config::Durability;
 use crate::format::{Place, Put, Record, name_bytes};
 use crate::set::SegmentFile;
 
@@ -84,19 +84,24 @@ impl Volume {
     /// `Io`, `NoSpace`: none of them is there then, and their slots are empty again. Only where the last sync, that of
     /// the journal, failed they are there, whole, and may be gone after a power failure.
     pub(crate) async fn commit(&self, pages: Vec<Commit>, overwrite: bool) -> Result<Vec<CommitOutcome>> {
-        let group = self.options.durability == Durability::Group;
+        let group = self.is_group();
         if group
-            && let Err(error) = sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect()).await
+            && let Err(error) =
+                sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect(), None).await
         {
             self.give_back(pages.iter().map(|page| page.slot));
             return Err(error);
         }
         let named: u64 = pages.iter().filter_map(|page| page.name.as_deref()).map(name_bytes).sum();
         let names_fit = if named == 0 { Ok(()) } else { self.make_names_room(named) };
-        let (outcomes, journal) = self.publish(&pages, overwrite, names_fit)?;
-        // Published before it is on the disk: a load may already find it, and is right to. The answer waits.
+        let (outcomes, replaced) = self.publish(&pages, overwrite, names_fit)?;
+        // Published before it is on the disk: a load may already find it, and is right to. The answer waits, and so
+        // does whoever wants the slot of a page that was replaced: until then that page is all that a power failure
+        // would leave.
         if group {
-            sync(vec![journal]).await?;
+            let settled = self.settle().await;
+            self.let_go(&replaced);
+            settled?;
         }
         Ok(outcomes)
     }
@@ -106,7 +111,7 @@ impl Volume {
         pages: &[Commit],
         overwrite: bool,
         names_fit: Result<()>,
-    ) -> Result<(Vec<CommitOutcome>, Arc<std::fs::File>)> {
+    ) -> Result<(Vec<CommitOutcome>, Vec<SlotId>)> {
         let mut state = self.lock();
         let mut outcomes = vec![CommitOutcome::Published; pages.len()];
         let mut puts = Vec::with_capacity(pages.len());
@@ -134,10 +139,18 @@ impl Volume {
             self.released.notify_waiters();
             return Err(error);
         }
+        let mut replaced = Vec::new();
         for put in &puts {
+            if self.is_group()
+                && let Some(old) = state.catalog.peek(put.pool, &put.digest)
+                && state.catalog.pin(old.place.id())
+            {
+                replaced.push(old.place.id());
+            }
             state.catalog.publish(put);
             state.counters.written_bytes += u64::from(put.bytes);
         }
+        state.durable.put(puts.len());
         state.counters.stored_pages += puts.len() as u64;
         state.counters.present_pages += (pages.len() - puts.len()) as u64;
         state.changed = true;
@@ -149,10 +162,9 @@ impl Volume {
             }
             state.dropped_names += 1;
         }
-        let journal = state.journal.file();
         drop(state);
         self.released.notify_waiters();
-        Ok((outcomes, journal))
+        Ok((outcomes, replaced))
     }
 
     /// Deletes pages.
@@ -210,17 +222,5 @@ impl Volume {
         drop(state);
         self.released.notify_waiters();
         Ok(pages)
-    }
-}
-
-/// Brings files to the disk, each once, off the worker.
-async fn sync(mut files: Vec<Arc<std::fs::File>>) -> Result<()> {
-    files.sort_unstable_by_key(|file| Arc::as_ptr(file) as usize);
-    files.dedup_by(|a, b| Arc::ptr_eq(a, b));
-    let synced =
-        tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| file.sync_data())).await;
-    match synced {
-        Ok(result) => result.map_err(|error| Error::io("sync", "segments or journal", error)),
-        Err(_) => Err(Error::new(ErrorKind::Unexpected, "the sync was lost")),
     }
 }

@@ -5,6 +5,7 @@
 
 mod capacity;
 mod change;
+mod durable;
 mod open;
 mod snapshot;
 
@@ -24,6 +25,7 @@ use crate::format::Place;
 use crate::set::{Journal, Ledger, NamesLog, SegmentFile, Sequence, SetLock, SetPaths};
 
 pub(crate) use change::{Commit, CommitOutcome};
+use durable::Durable;
 pub(crate) use open::VolumeOptions;
 
 /// Slots are multiples of this, so that direct I/O can use them.
@@ -78,6 +80,7 @@ pub(crate) struct State {
     dropped_names: u64,
     /// Whether the newest snapshot lacks anything, use included.
     changed: bool,
+    durable: Durable,
 }
 
 /// A page to be read, pinned.

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use hicache_core::{Error, Namespace, Result};
 use tokio::sync::Notify;
 
+use super::durable::{Durable, leading_to, sync_directories};
 use super::{Counters, State, Volume};
 use crate::catalog::EvictionPolicy;
 use crate::config::Durability;
@@ -40,6 +41,7 @@ impl Volume {
         if directory.is_dir() {
             Manifest::read(&directory)?;
         }
+        let mut leading = leading_to(&directory, root);
         let io = |error| Error::io("create", format!("directory {}", directory.display()), error);
         fs::create_dir_all(&directory).map_err(io)?;
         let ledger = Ledger::open(root, options.capacity_bytes)?;
@@ -82,6 +84,7 @@ impl Volume {
             evicted_since_look: 0,
             dropped_names: 0,
             changed: repair || manifest == ManifestOpened::Created,
+            durable: Durable::default(),
         };
         let volume = Arc::new(Self {
             paths,
@@ -102,6 +105,10 @@ impl Volume {
             // The generations before stay until the new one has been read back.
             let generation = volume.lock().journal.generation();
             volume.write_snapshot(generation)?;
+        }
+        if volume.is_group() {
+            leading.push(volume.paths.directory().to_owned());
+            sync_directories(&leading)?;
         }
         tracing::debug!(set = %volume.paths.directory().display(), pages, "set opened");
         Ok(volume)

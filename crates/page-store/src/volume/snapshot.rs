@@ -78,7 +78,10 @@ impl Volume {
         let mut journal = Journal::begin(&self.paths, next, self.fingerprint)?;
         journal.append(pool_records(&state.catalog))?;
         state.journal.append([Record::Seal { next }])?;
-        state.journal = journal;
+        let before = std::mem::replace(&mut state.journal, journal);
+        if self.is_group() {
+            state.durable.sealed(before.file());
+        }
         Ok(next)
     }
 
@@ -100,7 +103,10 @@ impl Volume {
             records.extend(step.iter().filter_map(|&(_, slot)| state.catalog.live(slot)).map(Record::Put));
             records
         });
-        write_snapshot(&self.paths, generation, self.fingerprint, records)?;
+        // The snapshot may know of more than what of its journal is on the disk. A journal that ends earlier would be
+        // applied to what came later, and take slots back from pages that have them since.
+        let journal = || if self.is_group() { self.lock().journal.file().sync_data() } else { Ok(()) };
+        write_snapshot(&self.paths, generation, self.fingerprint, records, journal)?;
         remove_older(&self.paths, generation);
         self.compact_long_names();
         Ok(())
