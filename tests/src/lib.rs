@@ -50,6 +50,12 @@ pub fn trace() -> Option<PathBuf> {
     None
 }
 
+/// The value of an argument `name=value` of this test's binary. To the harness such an argument is a filter that no
+/// test matches, so it stands beside one that does: `cargo test --test crash -- kills rounds=200`.
+pub fn argument(name: &str) -> Option<String> {
+    std::env::args().find_map(|argument| Some(argument.strip_prefix(name)?.strip_prefix('=')?.to_owned()))
+}
+
 /// Prints to the test's output.
 pub fn say(line: &str) {
     #[expect(clippy::print_stdout, reason = "the gate reads these lines")]

@@ -46,6 +46,8 @@ pub(crate) async fn store(
     let mut memory: Vec<Option<PageMemory>> = requests.iter().map(|_| None).collect();
     let mut groups: BTreeMap<(usize, u32), Vec<Storing>> = BTreeMap::new();
     let present = if options.overwrite { vec![false; requests.len()] } else { present(shared, &requests) };
+    let home = |at: usize| present[at].then(|| shared.volume_of(&requests[at].key));
+    let homes: Vec<Option<usize>> = (0..requests.len()).map(home).collect();
     let (mut failed, mut there) = (0, 0);
     for (at, (request, checked)) in requests.into_iter().zip(checked).enumerate() {
         match checked {
@@ -84,6 +86,17 @@ pub(crate) async fn store(
         memory[stored.at] = stored.memory;
         if let Err(error) = stored.result {
             outcomes[stored.at] = Outcome::Failed(error);
+        }
+    }
+    // What was there already, another batch may have stored just now: the answer waits until it is on the disk as well.
+    let volumes = shared.volumes.now();
+    for (number, volume) in volumes.iter().enumerate().filter(|(_, volume)| volume.is_group()) {
+        let here: Vec<usize> =
+            (0..outcomes.len()).filter(|&at| homes[at] == Some(number) && outcomes[at].is_done()).collect();
+        if !here.is_empty()
+            && let Err(error) = volume.settle().await
+        {
+            here.into_iter().for_each(|at| outcomes[at] = Outcome::Failed(error.clone()));
         }
     }
     // Equal keys share the fate of the one that was stored.

@@ -64,7 +64,7 @@ pub(crate) fn renew(
     let hidden = mask_records(&replayed.catalog, &replayed.mask);
     let live = replayed.catalog.coldest_first().filter(keep).map(Record::Put);
     let records = pool_records(&replayed.catalog).into_iter().chain(hidden).chain(live);
-    write_snapshot(paths, next, fingerprint, records)?;
+    write_snapshot(paths, next, fingerprint, records, || Ok(()))?;
     seal_all(paths, &replayed.journals, next);
     remove_older(paths, next);
     Ok(next)

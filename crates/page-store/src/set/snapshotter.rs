@@ -1,6 +1,7 @@
 //! Writing a snapshot aside while the store goes on, and removing what it replaces.
 
 use std::fs;
+use std::io;
 
 use hicache_core::{Error, ErrorKind, Result};
 use hicache_hashing::Fingerprint;
@@ -8,7 +9,8 @@ use hicache_hashing::Fingerprint;
 use super::paths::SetPaths;
 use crate::format::{Record, SnapshotWriter, read_snapshot};
 
-/// Writes snapshot `generation` from `records`, fsyncs, renames and reads it back.
+/// Writes snapshot `generation` from `records`, fsyncs, renames and reads it back. `before` runs when all records are
+/// known and nobody finds the snapshot yet.
 ///
 /// # Errors
 /// `Io`, `NoSpace`, `Corrupt` if what was read back is not what was written; then no snapshot is left.
@@ -17,6 +19,7 @@ pub(crate) fn write_snapshot(
     generation: u64,
     fingerprint: Fingerprint,
     records: impl Iterator<Item = Record>,
+    before: impl FnOnce() -> io::Result<()>,
 ) -> Result<()> {
     let aside = paths.snapshot_aside();
     let path = paths.snapshot(generation);
@@ -28,6 +31,7 @@ pub(crate) fn write_snapshot(
             written += 1;
         }
         writer.finish()?;
+        before()?;
         fs::rename(&aside, &path)?;
         fs::File::open(paths.directory())?.sync_all()?;
         Ok(written)

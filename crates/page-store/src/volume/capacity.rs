@@ -316,6 +316,7 @@ impl Volume {
         tracing::debug!(segment = %name, slots, ?allocation, "segment added");
         let mut state = self.lock();
         state.segments.insert(name.segment, std::sync::Arc::new(file));
+        state.durable.named();
         state.catalog.add_segment(name.segment, slot_bytes, slots as u32);
         Ok(Growth::Grown)
     }

@@ -1,16 +1,15 @@
 //! What changes the pages of a volume: commit, delete, clear, corruption.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::sync::Arc;
 
 use hicache_core::{Error, ErrorKind, Outcome, PageKey, PoolName, Result};
 
 use super::capacity::forgotten_bytes;
+use super::durable::sync;
 use super::look::shows;
 use super::{PoolCache, Volume};
 use crate::catalog::SlotId;
-use crate::config::Durability;
 use crate::format::{Place, Put, Record, name_bytes};
 use crate::set::{SegmentFile, ring};
 
@@ -88,9 +87,10 @@ impl Volume {
     /// `Io`, `NoSpace`: none of them is there then, and their slots are empty again. Only where the last sync, that of
     /// the journal, failed they are there, whole, and may be gone after a power failure.
     pub(crate) async fn commit(&self, pages: Vec<Commit>, overwrite: bool) -> Result<Vec<CommitOutcome>> {
-        let group = self.options.durability == Durability::Group;
+        let group = self.is_group();
         if group
-            && let Err(error) = sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect()).await
+            && let Err(error) =
+                sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect(), None).await
         {
             self.give_back(pages.iter().map(|page| page.slot));
             return Err(error);
@@ -106,10 +106,14 @@ impl Volume {
                 return Err(error);
             }
         }
-        let (outcomes, journal) = self.publish(&pages, overwrite, names_fit)?;
-        // Published before it is on the disk: a load may already find it, and is right to. The answer waits.
+        let (outcomes, replaced) = self.publish(&pages, overwrite, names_fit)?;
+        // Published before it is on the disk: a load may already find it, and is right to. The answer waits, and so
+        // does whoever wants the slot of a page that was replaced: until then that page is all that a power failure
+        // would leave.
         if group {
-            sync(journal.into_iter().collect()).await?;
+            let settled = self.settle().await;
+            self.let_go(&replaced);
+            settled?;
         }
         Ok(outcomes)
     }
@@ -119,7 +123,7 @@ impl Volume {
         pages: &[Commit],
         overwrite: bool,
         names_fit: Result<()>,
-    ) -> Result<(Vec<CommitOutcome>, Option<Arc<File>>)> {
+    ) -> Result<(Vec<CommitOutcome>, Vec<SlotId>)> {
         if let Err(error) = self.known_there() {
             self.give_back(pages.iter().map(|page| page.slot));
             return Err(error);
@@ -175,10 +179,18 @@ impl Volume {
         if let Some(neighbours) = &mut neighbours {
             forgotten.into_iter().for_each(|(key, sequence)| neighbours.mask.forget(key, sequence));
         }
+        let mut replaced = Vec::new();
         for put in &puts {
+            if self.is_group()
+                && let Some(old) = state.catalog.peek(put.pool, &put.digest)
+                && state.catalog.pin(old.place.id())
+            {
+                replaced.push(old.place.id());
+            }
             state.catalog.publish(put);
             state.counters.written_bytes += u64::from(put.bytes);
         }
+        state.durable.put(puts.len());
         state.counters.stored_pages += puts.len() as u64;
         state.counters.present_pages += (pages.len() - puts.len()) as u64;
         state.changed = true;
@@ -190,10 +202,9 @@ impl Volume {
             }
             state.dropped_names += 1;
         }
-        let journal = state.journal.file();
         drop(state);
         self.released.notify_waiters();
-        Ok((outcomes, journal))
+        Ok((outcomes, replaced))
     }
 
     /// Deletes pages, in whatever set they are.
@@ -287,17 +298,5 @@ impl Volume {
         }
         self.released.notify_waiters();
         Ok(pages + foreign)
-    }
-}
-
-/// Brings files to the disk, each once, off the worker.
-async fn sync(mut files: Vec<Arc<File>>) -> Result<()> {
-    files.sort_unstable_by_key(|file| Arc::as_ptr(file) as usize);
-    files.dedup_by(|a, b| Arc::ptr_eq(a, b));
-    let synced =
-        tokio::task::spawn_blocking(move || files.iter().try_for_each(|file| file.sync_data())).await;
-    match synced {
-        Ok(result) => result.map_err(|error| Error::io("sync", "segments or journal", error)),
-        Err(_) => Err(Error::new(ErrorKind::Unexpected, "the sync was lost")),
     }
 }

@@ -6,6 +6,7 @@
 mod adopt;
 mod capacity;
 mod change;
+mod durable;
 mod look;
 mod neighbours;
 mod open;
@@ -32,6 +33,7 @@ use crate::set::{Journal, Ledger, NamesLog, SegmentFile, Sequence, SetLock, SetP
 use neighbours::Neighbours;
 
 pub(crate) use change::{Commit, CommitOutcome};
+use durable::Durable;
 pub(crate) use look::{ListFrom, cursor, parse_cursor};
 pub(crate) use open::VolumeOptions;
 
@@ -106,6 +108,7 @@ pub(crate) struct State {
     dropped_names: u64,
     /// Whether the newest snapshot lacks anything, use included.
     changed: bool,
+    durable: Durable,
 }
 
 /// A page to be read.

@@ -12,6 +12,7 @@ use hicache_hashing::Fingerprint;
 use tokio::sync::Notify;
 
 use super::capacity::extra_bytes;
+use super::durable::{Durable, leading_to, sync_directories};
 use super::neighbours::Neighbours;
 use super::presence::Presence;
 use super::{Counters, State, Volume};
@@ -60,6 +61,7 @@ impl Volume {
         if directory.is_dir() {
             Manifest::find(&directory)?;
         }
+        let mut leading = leading_to(&directory, root);
         fs::create_dir_all(root)
             .map_err(|error| Error::io("create", format!("root {}", root.display()), error))?;
         let ledger = Ledger::open(root, options.capacity_bytes)?;
@@ -111,6 +113,7 @@ impl Volume {
             full_since: None,
             evicted_since_look: 0,
             dropped_names: 0,
+            durable: Durable::default(),
             changed: lock.is_some() && (own.repair || manifest != ManifestOpened::Found),
         };
         let volume = Arc::new(Self {
@@ -142,6 +145,10 @@ impl Volume {
                 }
                 written => written?,
             }
+        }
+        if volume.is_group() {
+            leading.extend(volume.paths.directory().is_dir().then(|| volume.paths.directory().to_owned()));
+            sync_directories(&leading)?;
         }
         volume.sequence.sets_changed();
         volume.catch_up();

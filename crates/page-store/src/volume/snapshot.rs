@@ -75,8 +75,11 @@ impl Volume {
         let mut journal = Journal::begin(&self.paths, next, self.fingerprint)?;
         journal.append(pool_records(&state.catalog))?;
         self.append(&mut state, [Record::Seal { next }])?;
-        state.journal = journal;
+        let before = std::mem::replace(&mut state.journal, journal);
         self.journal_lost.store(false, Ordering::Relaxed);
+        if let Some(before) = before.file().filter(|_| self.is_group()) {
+            state.durable.sealed(before);
+        }
         Ok(next)
     }
 
@@ -102,7 +105,13 @@ impl Volume {
             records.extend(step.iter().filter_map(|&(_, slot)| state.catalog.live(slot)).map(Record::Put));
             records
         });
-        write_snapshot(&self.paths, generation, self.fingerprint, records)?;
+        // The snapshot may know of more than what of its journal is on the disk. A journal that ends earlier would be
+        // applied to what came later, and take slots back from pages that have them since.
+        let journal = || match self.lock().journal.file().filter(|_| self.is_group()) {
+            Some(journal) => journal.sync_data(),
+            None => Ok(()),
+        };
+        write_snapshot(&self.paths, generation, self.fingerprint, records, journal)?;
         remove_older(&self.paths, generation);
         self.lock().forgotten = hidden.forgotten_keys() as u64;
         self.compact_long_names();
