@@ -1,0 +1,2 @@
+//! Long rounds.
+fn main() {}
