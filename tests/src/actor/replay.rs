@@ -12,7 +12,7 @@ use super::pages::{BATCH, Counts, Got, Page};
 use super::{Commands, Problem};
 use crate::scenarios::dice::Dice;
 
-/// Options of the command: `trace=<file>` or `seed=<n>` of a made-up workload, `requests=<n>`, and `pause_us=<n>`, up to
+/// Options of the command: `trace=<file>`, or `seed=<n>` and `conversations=<n>` of a made-up workload; `requests=<n>`, and `pause_us=<n>`, up to
 /// which it waits at random before each request. With `for_ever=1` it is played again and again, with other pages each
 /// time, until another command waits.
 #[derive(Debug, Default)]
@@ -20,18 +20,21 @@ struct Options {
     trace: Option<String>,
     seed: u64,
     requests: usize,
+    conversations: u64,
     pause_us: u64,
     for_ever: bool,
 }
 
 impl Options {
     fn read(words: &[&str]) -> Result<Self, Problem> {
-        let mut options = Self { seed: 1, requests: usize::MAX, ..Self::default() };
+        let SyntheticConfig { seed, conversations, .. } = SyntheticConfig::default();
+        let mut options = Self { seed, conversations, requests: usize::MAX, ..Self::default() };
         for word in words {
             match word.split_once('=').ok_or_else(|| format!("{word:?} is not <name>=<value>"))? {
                 ("trace", path) => options.trace = Some(path.to_owned()),
                 ("seed", seed) => options.seed = seed.parse()?,
                 ("requests", requests) => options.requests = requests.parse()?,
+                ("conversations", conversations) => options.conversations = conversations.parse()?,
                 ("pause_us", pause) => options.pause_us = pause.parse()?,
                 ("for_ever", flag) => options.for_ever = flag == "1",
                 (name, _) => return Err(format!("replay has no option {name:?}").into()),
@@ -46,7 +49,8 @@ impl Options {
             None => {
                 let default = SyntheticConfig::default();
                 let requests = default.requests.min(self.requests as u64);
-                Synthetic::new(SyntheticConfig { seed: self.seed, requests, ..default })?.collect()
+                let Self { seed, conversations, .. } = *self;
+                Synthetic::new(SyntheticConfig { seed, requests, conversations, ..default })?.collect()
             }
         })
     }
