@@ -3,6 +3,7 @@
 mod cargo;
 mod demo;
 mod gate;
+mod soak;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ enum Task {
     Demo(demo::Arguments),
     /// The whole gate: format, lints, tests, sanitizer, the recorded trace, kills, docs.
     Test(gate::Arguments),
+    /// Tests whose length is an argument, for long: kills, everything mixed.
+    Soak(soak::Arguments),
     /// The invariants that a program can check.
     Tidy,
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => gate::run(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     match result {
