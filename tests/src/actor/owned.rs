@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::time::Duration;
 
 use hicache_core::{Outcome, PageKey};
 use hicache_testkit::numbered_key;
@@ -17,6 +18,10 @@ use crate::history::{History, Known};
 const FIRST: u64 = 1 << 32;
 /// Keys that follow each other and have one owner. A load of so many is one batch.
 pub(super) const BLOCK: u64 = 64;
+
+/// For how long a page may be missed.
+const MOMENTS: u32 = 10;
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// What an owner does to its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,7 @@ impl Actor {
         self.history = Some(history);
         let (got, now) = (got?, now?);
         counts.add_got(&got);
+        let mut missing = Vec::new();
         for (((page, got), before), now) in pages.iter().zip(&got).zip(&before).zip(&now) {
             let (may_lose, key) = (self.arguments.may_lose, page.number - FIRST);
             match got {
@@ -69,13 +75,35 @@ impl Actor {
                     self.finding(format!("STALE: version {version} of key {key}, {before:?}"))?;
                 }
                 Got::Absent if before.must_be_there() && before == now && !may_lose => {
-                    self.finding(format!("LOST: key {key}, {before:?}"))?;
+                    missing.push((key, *before))
                 }
                 Got::Corrupt if !may_lose => self.finding(format!("CORRUPT: key {key}, {before:?}"))?,
                 _ => {}
             }
         }
+        for (key, known) in missing {
+            self.look_again(key, known, counts).await?;
+        }
         self.versions(&pages, &got)
+    }
+
+    /// A page that must be there may be missed for a moment, while the set of a killed process is taken over. Not for
+    /// longer.
+    async fn look_again(&mut self, key: u64, known: Known, counts: &mut Counts) -> Result<(), Problem> {
+        for _ in 0..MOMENTS {
+            std::thread::sleep(MOMENT);
+            let pages = self.owned_pages(key..key + 1);
+            let got = self.memory.load(&pages, |_| [known.answered.into()]).await?;
+            let unchanged = self.history()?.look(key..key + 1)?[0] == known;
+            if !unchanged || !matches!(got[..], [Got::Absent]) {
+                if unchanged {
+                    counts.missed_for_a_moment += 1;
+                    self.versions(&pages, &got)?;
+                }
+                return Ok(());
+            }
+        }
+        self.finding(format!("LOST: key {key}, {known:?}"))
     }
 
     /// Changes keys of one block of its own.

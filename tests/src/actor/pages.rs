@@ -68,7 +68,7 @@ impl Memory {
     }
 
     /// Loads in batches. Each page is one of the versions that `versions` names for it, likely ones first, or wrong.
-    pub(super) async fn load<V: Iterator<Item = u64>>(
+    pub(super) async fn load<V: IntoIterator<Item = u64>>(
         &mut self,
         pages: &[Page],
         versions: impl Fn(&Page) -> V,
@@ -90,7 +90,7 @@ impl Memory {
                     (Outcome::Failed(error), _) if error.kind() == ErrorKind::Corrupt => Got::Corrupt,
                     (Outcome::Failed(error), _) => Got::Failed(error.to_string()),
                     (Outcome::Done, None) => Got::Failed("loaded, and its memory did not come back".into()),
-                    (Outcome::Done, Some(memory)) => version_of(page, memory, versions(page))?,
+                    (Outcome::Done, Some(memory)) => version_of(page, memory, versions(page).into_iter())?,
                 });
             }
             self.keep(&batch)?;
@@ -146,6 +146,8 @@ pub(super) struct Counts {
     pub(super) absent: u64,
     pub(super) corrupt: u64,
     pub(super) failed: u64,
+    /// Pages that were there before and after, and once were not found.
+    pub(super) missed_for_a_moment: u64,
     /// Why, and how often.
     errors: HashMap<String, u64>,
 }
@@ -183,7 +185,7 @@ impl Counts {
     pub(super) fn json(&self) -> Value {
         json!({
             "done": self.done, "absent": self.absent, "corrupt": self.corrupt, "failed": self.failed,
-            "errors": self.errors,
+            "missed_for_a_moment": self.missed_for_a_moment, "errors": self.errors,
         })
     }
 }

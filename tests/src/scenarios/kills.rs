@@ -152,6 +152,10 @@ impl Kills {
             let (failed, corrupt) = (number(&worked[kind], "failed"), number(&worked[kind], "corrupt"));
             assert!(failed == 0 || !self.ample, "{worked}");
             assert_eq!(corrupt, 0, "{worked}");
+            let missed = number(&worked[kind], "missed_for_a_moment");
+            if missed > 0 {
+                say(&format!("{missed} pages were missed for a moment"));
+            }
         }
     }
 
