@@ -21,9 +21,12 @@ enum Test {
         /// Start of the random numbers; said at the beginning.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// One process a namespace, not two writers and a reader.
-        #[arg(long)]
-        alone: bool,
+        /// Writers of the first namespace; the other has one.
+        #[arg(long, default_value_t = 2)]
+        writers: u64,
+        /// Its readers.
+        #[arg(long, default_value_t = 1)]
+        readers: u64,
         /// So little room that pages are evicted all the time.
         #[arg(long)]
         tight: bool,
@@ -44,8 +47,7 @@ enum Test {
 
 fn main() {
     match Arguments::parse().test {
-        Test::Kills { rounds, seed, alone, tight } => {
-            let (writers, readers) = if alone { (1, 0) } else { (2, 1) };
+        Test::Kills { rounds, seed, writers, readers, tight } => {
             let capacity = if tight { 6 << 20 } else { 64 << 20 };
             Kills { rounds, seed, writers, readers, capacity, ample: !tight }.play();
         }
