@@ -1,4 +1,18 @@
-//! What the cross-crate tests share: the built binary, and running it.
+//! What the cross-crate tests share: the built binaries, and running them.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`actor`] | the program of a process that holds a store and does what it is told |
+//! | [`process`] | such processes from outside |
+//! | [`history`] | what was done to keys, so that each of them can tell a stale page |
+//! | [`ground`] | a root that is tested, from outside |
+//! | [`scenarios`] | tests whose length is an argument: short in the gate, long in `cargo xtask soak` |
+
+pub mod actor;
+pub mod ground;
+pub mod history;
+pub mod process;
+pub mod scenarios;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,28 +23,30 @@ use serde_json::Value;
 /// The release binary, built once by whichever test comes first.
 pub fn hicache() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let path = BINARY.get_or_init(|| {
-        let output = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--release",
-                "--package",
-                "hicache-cli",
-                "--message-format=json-render-diagnostics",
-            ])
-            .current_dir(workspace())
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("cargo starts");
-        assert!(output.status.success(), "hicache does not build");
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|message| message["target"]["name"] == "hicache")
-            .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-            .expect("cargo says where the binary is")
-    });
-    Command::new(path)
+    Command::new(BINARY.get_or_init(|| built("hicache-cli", "hicache")))
+}
+
+/// The release binary of [`actor`], built likewise.
+pub fn actor_binary() -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    Command::new(BINARY.get_or_init(|| built("hicache-tests", "hicache-actor")))
+}
+
+fn built(package: &str, binary: &str) -> PathBuf {
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--package", package, "--bin", binary])
+        .arg("--message-format=json-render-diagnostics")
+        .current_dir(workspace())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cargo starts");
+    assert!(output.status.success(), "{binary} does not build");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == binary)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo says where the binary is")
 }
 
 /// The root of the workspace.

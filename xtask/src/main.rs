@@ -24,7 +24,7 @@ enum Task {
     Demo(demo::Arguments),
     /// The whole gate: format, lints, tests, sanitizer, the recorded trace, kills, docs.
     Test(gate::Arguments),
-    /// Tests of random rounds, for as many rounds as are asked for.
+    /// Tests whose length is an argument, for long: damage, power failures, kills, everything mixed, the protocol.
     Soak(soak::Arguments),
     /// The invariants that a program can check.
     Tidy,

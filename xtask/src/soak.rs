@@ -1,52 +1,70 @@
-//! `cargo xtask soak`: tests whose rounds the gate keeps few, for as many rounds as are asked for.
+//! `cargo xtask soak`: tests that the gate keeps short, for as long as is asked for.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::{cargo, say};
+use crate::cargo;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which; all of them if none is named.
-    name: Option<String>,
-    /// Rounds of each.
-    #[arg(long, default_value_t = 1000)]
-    rounds: u64,
-    /// Seed of the first round; a round that failed says its own.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[command(subcommand)]
+    soak: Soak,
 }
 
-/// A test that takes `rounds=` and `seed=` as arguments of its binary (`hicache_testkit::argument`).
-struct Soak {
-    name: &'static str,
-    package: &'static str,
-    /// The file under `tests/`.
-    test: &'static str,
-    /// The test in it.
-    function: &'static str,
+#[derive(clap::Subcommand)]
+enum Soak {
+    /// Random damage to the files of a closed store.
+    Damage {
+        /// How often.
+        #[arg(long, default_value_t = 1000)]
+        rounds: u64,
+        /// Seed of the first round; a round that failed says its own.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Power failures: subsets of what was not synced, of recorded stores.
+    Power {
+        /// How many subsets.
+        #[arg(long, default_value_t = 1000)]
+        rounds: u64,
+    },
+    /// The larger worlds of the model of the protocol.
+    Protocol,
+    /// Processes on one root that are killed; `kills --help` says more.
+    Kills(Rest),
+    /// Everything at random; `mixed --help` says more.
+    Mixed(Rest),
 }
 
-const SOAKS: &[Soak] =
-    &[Soak { name: "damage", package: "hicache-page-store", test: "damage", function: "random_damage" }];
+#[derive(clap::Args)]
+#[command(disable_help_flag = true)]
+struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let asked = |soak: &&Soak| arguments.name.as_ref().is_none_or(|name| name == soak.name);
-    let soaks: Vec<&Soak> = SOAKS.iter().filter(asked).collect();
-    if soaks.is_empty() {
-        let names: Vec<&str> = SOAKS.iter().map(|soak| soak.name).collect();
-        bail!(
-            "no soak is called {:?}; there are {}",
-            arguments.name.as_deref().unwrap_or(""),
-            names.join(", ")
-        );
+    match &arguments.soak {
+        Soak::Damage { rounds, seed } => {
+            let rounds = [format!("rounds={rounds}"), format!("seed={seed}")];
+            test("hicache-page-store", "damage", &["random_damage"], &rounds)
+        }
+        Soak::Power { rounds } => {
+            test("hicache-tests", "power_loss", &["power"], &[format!("rounds={rounds}")])
+        }
+        Soak::Protocol => test("hicache-page-store", "protocol", &["--include-ignored"], &[]),
+        Soak::Kills(rest) => soak("kills", &rest.arguments),
+        Soak::Mixed(rest) => soak("mixed", &rest.arguments),
     }
-    for soak in soaks {
-        say(&format!("\n=== {}: {} rounds from seed {}", soak.name, arguments.rounds, arguments.seed));
-        let mut test = cargo::cargo();
-        test.args(["test", "--release", "--package", soak.package, "--test", soak.test, "--", "--nocapture"]);
-        test.arg(soak.function);
-        test.args([format!("rounds={}", arguments.rounds), format!("seed={}", arguments.seed)]);
-        cargo::run(&mut test)?;
-    }
-    Ok(())
+}
+
+/// A test that takes `rounds=` and the like as arguments of its binary.
+fn test(package: &str, test: &str, filter: &[&str], arguments: &[String]) -> Result<()> {
+    let mut cargo = cargo::cargo();
+    cargo.args(["test", "--release", "--package", package, "--test", test, "--", "--nocapture"]);
+    cargo::run(cargo.args(filter).args(arguments))
+}
+
+fn soak(name: &str, arguments: &[String]) -> Result<()> {
+    let soak = ["run", "--release", "--package", "hicache-tests", "--bin", "hicache-soak", "--", name];
+    cargo::run(cargo::cargo().args(soak).args(arguments))
 }

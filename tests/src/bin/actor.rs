@@ -1,0 +1,5 @@
+//! See [`hicache_tests::actor`].
+
+fn main() -> std::process::ExitCode {
+    hicache_tests::actor::run()
+}
