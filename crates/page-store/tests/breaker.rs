@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use fixture::faulty::{STUCK, faulty, kinds};
+use fixture::faulty::{STUCK, balanced, eventually, faulty, kinds};
 use fixture::{Bench, Got, PAGE, Page, config, in_time, keys, page, pages, pread};
 use hicache_core::{
     Direction, Engine, EngineCapabilities, EngineFile, Error, ErrorKind, Extent, ExtentsDone, Outcome,
@@ -212,4 +212,46 @@ async fn the_other_roots_go_on() {
     bench.store_with(&all, true).await;
     bench.load_all(&all).await;
     bench.close().await;
+}
+
+/// Slow is not stuck, as long as it is not slower than the deadline.
+#[tokio::test]
+async fn a_slow_disk() {
+    for direction in [Direction::Write, Direction::Read] {
+        let directory = tempfile::tempdir().unwrap();
+        let (bench, engine) = faulty(directory.path(), pread()).await;
+        bench.store(&pages(0..4)).await;
+        engine.set_plan(FaultPlan::every(direction, EngineFault::LateStart(STUCK / 2)));
+        for round in 1..4 {
+            in_time("a slow store", bench.store(&pages(round * 10..round * 10 + 4))).await;
+            in_time("a slow load", bench.load_all(&pages(0..4))).await;
+        }
+        assert_eq!(bench.store.stat().breaker_opened, 0);
+        // Slower than the deadline: lost, and the next is told at once. What was begun is finished all the same.
+        engine.set_plan(FaultPlan::every(direction, EngineFault::LateStart(STUCK * 3)));
+        let begun = Instant::now();
+        let batch = match direction {
+            Direction::Write => bench.store.store(bench.full_batch(&pages(50..54)), Default::default()).await,
+            Direction::Read => bench.store.load(bench.blank_batch(&pages(0..4))).await,
+        };
+        assert_eq!(kinds(&batch), [Some(ErrorKind::Abandoned); 4]);
+        assert!(begun.elapsed() >= STUCK && begun.elapsed() < STUCK * 3, "{:?}", begun.elapsed());
+        let other = Bench::new(Arc::clone(&bench.store), 8, PAGE);
+        let asked = Instant::now();
+        let kind = match direction {
+            Direction::Write => kind_of(&other.try_store(&pages(60..61), false).await[0]),
+            Direction::Read => kinds(&other.store.load(other.blank_batch(&pages(0..1))).await)[0],
+        };
+        assert_eq!(kind, Some(ErrorKind::Unavailable));
+        assert!(asked.elapsed() < STUCK / 2);
+        engine.set_plan(FaultPlan::none());
+        let late = bench.registration.region();
+        eventually("the late batch ends", || late.leases() == 0).await;
+        until(&bench, None).await;
+        in_time("reading goes on", async { while other.load(&pages(0..4)).await != [Got::Version(1); 4] {} })
+            .await;
+        drop(other);
+        balanced(&bench, directory.path(), 0).await;
+        bench.close().await;
+    }
 }

@@ -221,6 +221,13 @@ async fn a_disk_unmounted_underneath() {
     bench.load_all(&pages(0..200)).await;
     let under = fs::read_dir(disk.path()).unwrap().count();
     assert_eq!(under, 0, "nothing is made below the mount point");
+    // Nor where somebody made the root's directory on the disk below.
+    fs::create_dir(disk.root()).unwrap();
+    for _ in 0..6 {
+        tokio::time::sleep(NOTICED).await;
+        assert!(is(ErrorKind::Unavailable)(&bench.try_store(&pages(303..304), false).await[0]));
+    }
+    assert_eq!(fs::read_dir(disk.root()).unwrap().count(), 0, "another disk is not filled");
     assert!(bench.store.delete(&fixture::keys(&pages(0..1))).await.is_err());
     assert!(disk.mount());
     until_done(&bench).await;
