@@ -54,6 +54,7 @@ struct Fault {
 }
 
 /// Goes through a world until a fault is found, or to its end. Says how large it is.
+#[allow(clippy::print_stdout, reason = "sizes belong in the output of a test")]
 fn explore(name: &str, world: World) -> Option<Fault> {
     let begin = Instant::now();
     let checker = world.checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();
