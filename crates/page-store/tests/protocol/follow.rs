@@ -42,13 +42,15 @@ impl Followed {
         }
         if !self.begun {
             self.begun = true;
-            if let Some(snapshot) = files.newest_snapshot() {
+            let snapshot = files.newest_snapshot();
+            if let Some(snapshot) = snapshot {
                 self.sum = snapshot.sum.clone();
                 self.generation = snapshot.generation;
-                return Tailed::Restarted;
+            } else {
+                self.generation = files.journals.first().map_or(0, |oldest| oldest.generation);
             }
-            self.generation = files.journals.first().map_or(0, |oldest| oldest.generation);
-            return Tailed::More;
+            // Who has all that the set ever said lacks nothing.
+            return if self.generation == 0 { Tailed::More } else { Tailed::Restarted };
         }
         let Some(journal) = files.journal(self.generation) else {
             if mutant == Some(Mutant::GoneIsTheEnd) {

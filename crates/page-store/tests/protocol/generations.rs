@@ -120,18 +120,20 @@ impl World {
     /// What the own set says about pages of others, as far as it still matters.
     fn kept(&self, view: &View, own: usize) -> ([u8; crate::disk::KEYS], u8) {
         let sum = &view.sets[own].sum;
-        let others = || {
-            let others = view.sets.iter().enumerate().filter(|(set, _)| *set != own);
-            others.flat_map(|(_, followed)| &followed.sum.puts)
+        // The own pages count too: they may be outdated, and not retired yet.
+        let only_others = self.is(Mutant::OwnPagesDontCount) || self.is(Mutant::AdoptInvisible);
+        let holders = || {
+            let sets = view.sets.iter().enumerate().filter(|(set, _)| !only_others || *set != own);
+            sets.flat_map(|(_, followed)| &followed.sum.puts)
         };
         let mut forgets = sum.forgets;
         for (key, forget) in forgets.iter_mut().enumerate() {
-            let matters = others().any(|put| usize::from(put.key) == key && put.number < *forget);
+            let matters = holders().any(|put| usize::from(put.key) == key && put.number < *forget);
             if !matters || self.is(Mutant::SnapshotWithoutForgets) {
                 *forget = 0;
             }
         }
-        let matters = others().any(|put| put.number < sum.clear)
+        let matters = holders().any(|put| put.number < sum.clear)
             && !self.is(Mutant::SnapshotWithoutClear)
             && !self.is(Mutant::ClearNotFollowed);
         (forgets, if matters { sum.clear } else { 0 })

@@ -54,6 +54,7 @@ struct Fault {
 }
 
 /// Goes through a world until a fault is found, or to its end. Says how large it is.
+#[allow(clippy::print_stdout, reason = "sizes belong in the output of a test")]
 fn explore(name: &str, world: World) -> Option<Fault> {
     let begin = Instant::now();
     let checker = world.checker().finish_when(HasDiscoveries::Any).spawn_bfs().join();
@@ -67,7 +68,7 @@ macro_rules! holds {
     ($($world:ident),*; slow: $($slow:ident),* $(,)?) => {
         mod holds {
             $(holds!(test $world);)*
-            $(holds!(test $slow #[ignore = "minutes"]);)*
+            $(holds!(test $slow #[ignore = "a long round"]);)*
         }
     };
     (test $world:ident $(#[$ignored:meta])?) => {
@@ -97,6 +98,7 @@ holds!(
     half_adopted,
     adopted_forget,
     adopted_clear,
+    adopted_words_on_own,
     adopted_meanwhile,
     forgotten_and_continued;
     slow: wide_writers, wide_continued, wide_adopted,
@@ -139,6 +141,7 @@ found!(
     remove_before_read_back: RemoveBeforeReadBack in rotation,
     snapshot_without_forgets: SnapshotWithoutForgets in forgotten,
     snapshot_without_clear: SnapshotWithoutClear in cleared,
+    own_pages_dont_count: OwnPagesDontCount in adopted_words_on_own,
     overwrite_without_forget: OverwriteWithoutForget in two_writers,
     clear_not_followed: ClearNotFollowed in cleared,
     rename_before_puts: RenameBeforePuts in adopted,

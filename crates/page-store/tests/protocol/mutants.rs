@@ -39,14 +39,19 @@ pub(crate) enum Mutant {
     RemoveBeforeReadBack,
     SnapshotWithoutForgets,
     SnapshotWithoutClear,
+    /// A snapshot keeps a forgetting only for the pages of other sets.
+    OwnPagesDontCount,
     // Other sets.
     /// An overwrite says nothing about the copies of others.
     OverwriteWithoutForget,
-    /// A writer does not retire its pages after somebody else's clear, and the clear is not kept.
+    /// A writer does not retire its pages after somebody else's clear, and the clear is not kept. The first alone does no
+    /// harm: it costs room, and the clear is kept for ever.
     ClearNotFollowed,
     // Adoption and continuation.
     RenameBeforePuts,
     RemoveBeforePuts,
+    /// Pages that were removed are adopted, and then forgettings are kept for other sets only. The first alone does no harm:
+    /// they stay invisible.
     AdoptInvisible,
     /// What the dead writer said about pages of others goes with its set.
     AdoptWithoutForgets,

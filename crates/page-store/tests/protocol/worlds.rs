@@ -198,6 +198,18 @@ pub(crate) fn adopted_clear() -> World {
     adopted_words(Clear)
 }
 
+/// The same, where the writer of that page is who adopts.
+pub(crate) fn adopted_words_on_own() -> World {
+    World {
+        scripts: vec![once(&[Adopt]), vec![]],
+        writers: 2,
+        setup: vec![(0, Put(0)), (1, Delete(0))],
+        dead: vec![1],
+        rotations: vec![1],
+        ..World::default()
+    }
+}
+
 // Wider ones, for who has minutes.
 
 /// Two writers do anything with one key, and begin generations; a reader reads it.
