@@ -97,14 +97,14 @@ fn count(
     }
     tally.answered += u64::from(expected.must);
     let kept = match found {
-        Found::Version(version) => version >= expected.least,
+        Found::Version(version) => expected.is_new_enough(version),
         _ => !expected.must,
     };
     if !kept {
         tally.lost += 1;
         problems.push(format!(
-            "page {number} is {found:?}; version {} was answered{}",
-            expected.least,
+            "page {number} is {found:?}; {:?} was answered{}",
+            expected.answered(),
             if expected.must { "" } else { ", then evicted or deleted" }
         ));
     }

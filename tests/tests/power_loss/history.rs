@@ -18,11 +18,25 @@ const CLEAR: u8 = 3;
 pub(crate) struct Expectation {
     /// Versions whose store had begun. Nothing else may ever be found.
     pub(crate) begun: BTreeSet<u64>,
-    /// With `durability = "group"`: an older version is not found any more.
-    pub(crate) least: u64,
+    /// Versions in the order of their records; the first begun is not always the first there.
+    puts: Vec<u64>,
+    /// With `durability = "group"`: of these, what was there before this one is not found any more.
+    least: usize,
     /// With `durability = "group"`: it was answered, and not deleted or evicted since.
     pub(crate) must: bool,
     now: Now,
+}
+
+impl Expectation {
+    /// Whether this version is as new as what was answered.
+    pub(crate) fn is_new_enough(&self, version: u64) -> bool {
+        self.puts.iter().rposition(|&put| put == version).is_some_and(|at| at >= self.least)
+    }
+
+    /// The version that was answered, if one was.
+    pub(crate) fn answered(&self) -> Option<u64> {
+        self.puts.get(self.least).copied()
+    }
 }
 
 /// The page of a key as the journals have it.
@@ -93,10 +107,10 @@ impl History {
                 Now::There(there) => {
                     let replaced = number(3) == 1;
                     assert!(
-                        !replaced || there >= version,
+                        !replaced || there == version,
                         "page {page}: {version} is done, {there} is there"
                     );
-                    key.least = key.least.max(there);
+                    key.least = key.puts.len() - 1;
                     key.must = true;
                 }
                 Now::AsBefore => key.must = true,
@@ -117,7 +131,9 @@ impl History {
                 let Some(&version) = self.checksums.get(&(page, sum)) else {
                     panic!("page {page} was put with a checksum of no version")
                 };
-                self.keys[page as usize].now = Now::There(version);
+                let key = &mut self.keys[page as usize];
+                key.now = Now::There(version);
+                key.puts.push(version);
             }
             (RETIRE, Some(page)) => self.gone(page),
             (CLEAR, _) => (0..KEYS).for_each(|page| self.gone(page)),

@@ -18,6 +18,8 @@ pub(crate) struct Cut {
     /// Whether the sync of a file brings its name along, as journaling file systems do. If not, only the sync of its
     /// directory does.
     pub(crate) names_with_files: bool,
+    /// Whether the directories were made so long ago that their names are on the disk.
+    pub(crate) old_directories: bool,
     /// Whether sectors reach the disk each by itself.
     pub(crate) torn: bool,
     /// Whether space that was never written holds what something else left there, instead of zeros.
@@ -33,9 +35,18 @@ pub(crate) fn below(random: &mut ChaCha8Rng, limit: usize) -> usize {
 }
 
 impl Cut {
-    pub(crate) fn random(random: &mut ChaCha8Rng, first: usize, last: usize) -> Self {
+    /// At a random line of the record up to `last`, or where something was just answered.
+    pub(crate) fn random(random: &mut ChaCha8Rng, last: usize, answered: &[usize], group: bool) -> Self {
+        let at = match answered {
+            [_, ..] if random.next_u32().is_multiple_of(2) => {
+                answered[below(random, answered.len())] + 1 + below(random, 3)
+            }
+            _ => 1 + below(random, last),
+        };
         Self {
-            at: first + below(random, last - first + 1),
+            at,
+            // Without syncs there would hardly ever be a store to open.
+            old_directories: !group && below(random, 4) > 0,
             names_with_files: below(random, 3) == 0,
             torn: below(random, 3) == 0,
             stale: below(random, 6) == 0,
@@ -96,7 +107,9 @@ impl Writer<'_> {
         let likely = self.cut.likely(self.random);
         let mut names: BTreeMap<&str, Inode> = BTreeMap::new();
         for change in changes.iter().filter(|change| change.when.begun < self.cut.at) {
-            let mut certain = change.when.ended < synced;
+            let directory = |inode: &Option<Inode>| inode.is_some_and(|inode| self.disk.is_directory(inode));
+            let old = self.cut.old_directories && change.entries.iter().any(|(_, inode)| directory(inode));
+            let mut certain = change.when.ended < synced || old;
             if self.cut.names_with_files {
                 let mut named = change.entries.iter().filter_map(|(_, inode)| *inode);
                 certain |= named.any(|inode| change.when.ended < self.disk.name_synced(inode, self.cut.at));

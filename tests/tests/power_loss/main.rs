@@ -23,7 +23,7 @@ use history::History;
 use image::{Cut, below};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use recorder::{DISK, Recording, record};
+use recorder::{DISK, Note, Recording, record};
 use workload::Plan;
 
 /// Images a test, and of one recording. Longer rounds: `rounds=1000`.
@@ -60,7 +60,7 @@ impl Run {
         let place = format!("directory={}", directory.display());
         let arguments: Vec<String> = child.into_iter().chain(plan.arguments()).chain([place]).collect();
         // Syncs of this machine are too fast for much to happen meanwhile.
-        let slow_us = [0, 300, 2000][(plan.seed % 3) as usize];
+        let slow_us = [0, 1000, 3000][(plan.seed % 3) as usize];
         let recording = record(directory, &arguments, slow_us)?;
         let (files, directories) = recording.syncs;
         say(&format!(
@@ -80,7 +80,12 @@ impl Run {
     }
 
     fn cut(&self, random: &mut ChaCha8Rng) -> Cut {
-        Cut::random(random, 1, self.recording.lines + 1)
+        let done = |note: &Note| matches!(note, Note::Said(line) if line.starts_with("done"));
+        let notes = self.recording.notes.iter();
+        let mut answered: Vec<usize> =
+            notes.filter(|(_, note)| done(note)).map(|&(begun, _)| begun).collect();
+        answered.dedup();
+        Cut::random(random, self.recording.lines + 1, &answered, self.plan.group)
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, join_all};
+use futures::future::join_all;
 use hicache_core::{Access, Namespace, Outcome, Region, Registration, Storage, StoreOptions};
 use hicache_page_store::{Durability, PageStore, PageStoreConfig};
 use hicache_posix_uring::{PreadConfig, PreadEngine};
@@ -58,7 +58,9 @@ impl Plan {
 /// Most pages of a batch, and most batches at once.
 const BATCH: usize = 6;
 const LANES: usize = 3;
-const STEPS: usize = 160;
+/// Most batches that one after the other go the same lane, so that lanes are at different points.
+const IN_TURN: usize = 3;
+const STEPS: usize = 80;
 
 pub(crate) async fn open(config: PageStoreConfig) -> Arc<PageStore> {
     let engine = PreadEngine::open(PreadConfig { threads: 2, ..PreadConfig::default() }).unwrap();
@@ -91,28 +93,38 @@ pub(crate) async fn run(plan: Plan, directory: &Path) {
         let same = below(&mut random, 6) == 0;
         let mut drawn: Vec<u64> = Vec::new();
         let work = (0..lanes).map(|lane| {
-            if !same || lane == 0 {
-                let pages = 1 + below(&mut random, BATCH);
-                drawn = (0..pages).map(|_| keys.swap_remove(below(&mut random, keys.len()))).collect();
-            }
-            match below(&mut random, 12) {
-                0 if plan.tight => bench.delete(drawn.clone()),
-                1 | 2 => bench.load(lane, drawn.clone()),
-                way => {
-                    let pages = drawn.iter().map(|&number| {
-                        version += 1;
-                        (number, version)
-                    });
-                    // Equal pages at once, each replacing the other, have no order.
-                    bench.store(lane, pages.collect(), way % 2 == 0 && !same)
+            let batches = (0..1 + below(&mut random, IN_TURN)).map(|_| {
+                if !same || drawn.is_empty() {
+                    let pages = 1 + below(&mut random, BATCH);
+                    drawn = (0..pages).map(|_| keys.swap_remove(below(&mut random, keys.len()))).collect();
                 }
-            }
+                match below(&mut random, 12) {
+                    0 if plan.tight => Batch::Delete(drawn.clone()),
+                    1 | 2 => Batch::Load(drawn.clone()),
+                    way => {
+                        let pages = drawn.iter().map(|&number| {
+                            version += 1;
+                            (number, version)
+                        });
+                        // Equal pages at once, each replacing the other, have no order.
+                        Batch::Store(pages.collect(), way % 2 == 0 && !same)
+                    }
+                }
+            });
+            bench.run(lane, batches.collect())
         });
         let work: Vec<_> = work.collect();
         join_all(work).await;
     }
     drop(registration);
     store.close().await.unwrap();
+}
+
+enum Batch {
+    /// Pages with their versions, and whether they replace others.
+    Store(Vec<(u64, u64)>, bool),
+    Load(Vec<u64>),
+    Delete(Vec<u64>),
 }
 
 #[derive(Clone, Copy)]
@@ -129,7 +141,17 @@ impl<'a> Bench<'a> {
         answers.write_all(lines.as_bytes()).unwrap();
     }
 
-    fn store(self, lane: usize, pages: Vec<(u64, u64)>, overwrite: bool) -> BoxFuture<'a, ()> {
+    async fn run(self, lane: usize, batches: Vec<Batch>) {
+        for batch in batches {
+            match batch {
+                Batch::Store(pages, overwrite) => self.store(lane, &pages, overwrite).await,
+                Batch::Load(numbers) => self.load(lane, &numbers).await,
+                Batch::Delete(numbers) => self.delete(&numbers).await,
+            }
+        }
+    }
+
+    async fn store(self, lane: usize, pages: &[(u64, u64)], overwrite: bool) {
         let requests = pages.iter().enumerate().map(|(at, &(number, version))| {
             let bytes = length(number, version);
             let mut memory = self.registration.page(lane * BATCH + at, bytes, Access::Write).unwrap();
@@ -137,33 +159,28 @@ impl<'a> Bench<'a> {
             request(number, memory)
         });
         let requests: Vec<_> = requests.collect();
-        Box::pin(async move {
-            let begun = pages.iter().map(|(number, version)| format!("begin {number} {version}\n"));
-            self.say(&begun.collect::<String>());
-            let stored = self.store.store(requests, StoreOptions { overwrite }).await;
-            let mut answered = String::new();
-            for (&(number, version), outcome) in pages.iter().zip(&stored.outcomes) {
-                assert!(outcome.is_done(), "page {number}: {outcome:?}");
-                answered += &format!("done {number} {version} {}\n", u8::from(overwrite));
-            }
-            self.say(&answered);
-        })
+        let begun = pages.iter().map(|(number, version)| format!("begin {number} {version}\n"));
+        self.say(&begun.collect::<String>());
+        let stored = self.store.store(requests, StoreOptions { overwrite }).await;
+        let mut answered = String::new();
+        for (&(number, version), outcome) in pages.iter().zip(&stored.outcomes) {
+            assert!(outcome.is_done(), "page {number}: {outcome:?}");
+            answered += &format!("done {number} {version} {}\n", u8::from(overwrite));
+        }
+        self.say(&answered);
     }
 
-    fn load(self, lane: usize, numbers: Vec<u64>) -> BoxFuture<'a, ()> {
+    async fn load(self, lane: usize, numbers: &[u64]) {
         let requests = numbers.iter().enumerate().map(|(at, &number)| {
             let memory = self.registration.page(lane * BATCH + at, length(number, 1), Access::Write).unwrap();
             request(number, memory)
         });
-        let transfer = self.store.load(requests.collect());
-        Box::pin(async move { drop(transfer.await) })
+        drop(self.store.load(requests.collect()).await);
     }
 
-    fn delete(self, numbers: Vec<u64>) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let keys: Vec<_> = numbers.into_iter().map(key).collect();
-            let deleted = self.store.delete(&keys).await.unwrap();
-            assert!(deleted.iter().all(|outcome| !matches!(outcome, Outcome::Failed(_))), "{deleted:?}");
-        })
+    async fn delete(self, numbers: &[u64]) {
+        let keys: Vec<_> = numbers.iter().map(|&number| key(number)).collect();
+        let deleted = self.store.delete(&keys).await.unwrap();
+        assert!(deleted.iter().all(|outcome| !matches!(outcome, Outcome::Failed(_))), "{deleted:?}");
     }
 }

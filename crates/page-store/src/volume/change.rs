@@ -6,7 +6,6 @@ use std::sync::Arc;
 use hicache_core::{Error, ErrorKind, Outcome, PageKey, PoolName, Result};
 
 use super::capacity::forgotten_bytes;
-use super::durable::sync;
 use super::look::shows;
 use super::{PoolCache, Volume};
 use crate::catalog::SlotId;
@@ -88,10 +87,7 @@ impl Volume {
     /// the journal, failed they are there, whole, and may be gone after a power failure.
     pub(crate) async fn commit(&self, pages: Vec<Commit>, overwrite: bool) -> Result<Vec<CommitOutcome>> {
         let group = self.is_group();
-        if group
-            && let Err(error) =
-                sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect(), None).await
-        {
+        if group && let Err(error) = self.sync_segments(&pages).await {
             self.give_back(pages.iter().map(|page| page.slot));
             return Err(error);
         }

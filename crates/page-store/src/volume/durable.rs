@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hicache_core::{Error, ErrorKind, Result};
 
-use super::Volume;
+use super::{Commit, State, Volume};
 use crate::catalog::SlotId;
 use crate::config::Durability;
 
@@ -22,8 +22,8 @@ pub(crate) struct Durable {
     /// Files made in the set's directory.
     names: u64,
     synced_names: u64,
-    /// Journals that were sealed before their last puts were synced.
-    sealed: Vec<Arc<File>>,
+    /// Journals that were sealed before their last puts were synced, with how many puts there were then.
+    sealed: Vec<(u64, Arc<File>)>,
 }
 
 impl Durable {
@@ -35,11 +35,15 @@ impl Durable {
         self.names += 1;
     }
 
+    fn names_are_synced(&mut self, names: u64) {
+        self.synced_names = self.synced_names.max(names);
+    }
+
     /// The journal `file` is followed by another.
     pub(crate) fn sealed(&mut self, file: Arc<File>) {
         self.names += 1;
         if self.synced_puts < self.puts {
-            self.sealed.push(file);
+            self.sealed.push((self.puts, file));
         }
     }
 }
@@ -47,6 +51,24 @@ impl Durable {
 impl Volume {
     pub(crate) fn is_group(&self) -> bool {
         self.options.durability == Durability::Group
+    }
+
+    /// Waits until the bytes of pages and the names of their segments are on the disk. Both come before their records:
+    /// a record that leads nowhere would take the older page of its key with it.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(super) async fn sync_segments(&self, pages: &[Commit]) -> Result<()> {
+        let (names, directory) = self.new_names(&self.lock());
+        sync(pages.iter().map(|page| Arc::clone(page.segment.file())).collect(), directory).await?;
+        self.lock().durable.names_are_synced(names);
+        Ok(())
+    }
+
+    /// How many files were made, and the directory if it must be synced for their names.
+    fn new_names(&self, state: &State) -> (u64, Option<PathBuf>) {
+        let Durable { names, synced_names, .. } = state.durable;
+        (names, (synced_names < names).then(|| self.paths.directory().to_owned()))
     }
 
     /// Waits until every page that is published now is on the disk. Nothing to do if it is already.
@@ -57,22 +79,23 @@ impl Volume {
         let (puts, names, files, directory) = {
             let state = self.lock();
             let durable = &state.durable;
-            let mut files = durable.sealed.clone();
+            let mut files: Vec<_> = durable.sealed.iter().map(|(_, file)| Arc::clone(file)).collect();
             if durable.synced_puts < durable.puts {
                 files.extend(state.journal.file());
             }
-            let directory = (durable.synced_names < durable.names).then(|| self.paths.directory().to_owned());
-            (durable.puts, durable.names, files, directory)
+            let (names, directory) = self.new_names(&state);
+            (durable.puts, names, files, directory)
         };
         if files.is_empty() && directory.is_none() {
             return Ok(());
         }
-        sync(files.clone(), directory).await?;
+        sync(files, directory).await?;
         let mut state = self.lock();
         let durable = &mut state.durable;
         durable.synced_puts = durable.synced_puts.max(puts);
-        durable.synced_names = durable.synced_names.max(names);
-        durable.sealed.retain(|file| !files.iter().any(|synced| Arc::ptr_eq(file, synced)));
+        durable.names_are_synced(names);
+        let synced = durable.synced_puts;
+        durable.sealed.retain(|&(puts, _)| puts > synced);
         Ok(())
     }
 
