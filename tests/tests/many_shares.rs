@@ -99,10 +99,17 @@ fn beside_a_greedy_one(goes_on: bool) {
         greedy.tell("replay seed=7 for_ever=1 pause_us=1000");
     }
     let mut other = Actor::start(&arguments(directory.path(), "Y", capacity));
-    let hits = hits(&other.ask(&command));
+    let replayed = other.ask(&command);
+    // Until the share comes there is room for nothing; nothing else may go wrong.
+    assert_eq!(number(&replayed, "corrupt"), 0, "{replayed}");
+    let errors = replayed["errors"].as_object().into_iter().flatten();
+    assert!(errors.clone().all(|(error, _)| error.ends_with("[no-space]")), "{replayed}");
+    let refused = number(&replayed, "failed");
+    let hits = number(&replayed, "hit_pages");
     let pages = other.stat("pages");
     say(&format!(
-        "beside a greedy writer that {}: {hits} hits, {alone} alone with half the capacity; {pages} pages at the end",
+        "beside a greedy writer that {}: {hits} hits, {alone} alone with half the capacity; {pages} pages at the end; \
+         {refused} were refused before the share came",
         if goes_on { "goes on" } else { "is idle" },
     ));
     assert!(hits * 100 >= alone * 80, "{hits} hits, {alone} alone with half the capacity");

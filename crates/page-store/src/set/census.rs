@@ -71,6 +71,12 @@ impl Census {
         Ok(census)
     }
 
+    /// What everything but the set that asked takes now.
+    pub(crate) fn all_bytes(&self) -> u64 {
+        let sets = self.sets.iter().map(|set| set.takes.segment_bytes + set.takes.metadata_bytes);
+        self.other_bytes + sets.sum::<u64>()
+    }
+
     pub(crate) fn living(&self) -> impl Iterator<Item = &Neighbour> {
         self.sets.iter().filter(|set| matches!(set.life, Life::Live { .. }))
     }

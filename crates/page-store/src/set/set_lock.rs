@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use hicache_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub(crate) struct WriterNote {
     pub(crate) capacity_bytes: u64,
 }
 
+/// What nobody fills for so long is not kept free for it.
+const CLAIM_LASTS: Duration = Duration::from_secs(60);
 const NOTE_BYTES: usize = 128;
 const MOST_SETS: u32 = 1 << 24;
 
@@ -43,7 +46,7 @@ pub(crate) enum Life {
     Live {
         /// Its limit, if it could be read.
         capacity_bytes: Option<u64>,
-        /// Whether it has less than its share and nothing to grow into.
+        /// Whether it has less than its share, and claimed it within the last minute.
         starved: bool,
     },
 }
@@ -100,7 +103,7 @@ impl SetLock {
 
     /// Says who has the set. Best effort: a full disk must not keep a cache from opening.
     pub(crate) fn note(&self, capacity_bytes: u64) {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let note = WriterNote { pid: std::process::id(), since: since.as_secs(), capacity_bytes };
         let Ok(mut text) = serde_json::to_vec(&note) else { return };
         text.resize(NOTE_BYTES.max(text.len() + 1), b' ');
@@ -113,7 +116,8 @@ impl SetLock {
         }
     }
 
-    /// Tells the other writers whether this one has less than its share. A lock, so that it ends with the process.
+    /// Tells the other writers whether this one has less than its share and claims it. A lock, so that it ends with the
+    /// process, of a file whose time says when the claim was last made.
     pub(crate) fn set_starved(&mut self, starved: bool) {
         if !starved {
             self.starved = None;
@@ -122,6 +126,10 @@ impl SetLock {
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
             // Somebody may be asking at this moment; then the next try is in time.
             self.starved = file.ok().filter(|file| file.try_lock().is_ok());
+        }
+        if let Some(file) = &self.starved {
+            // If that fails, the claim ends early, and is made again when it has to be.
+            let _ = file.set_modified(SystemTime::now());
         }
     }
 
@@ -154,10 +162,17 @@ impl Life {
         let mut text = [0; NOTE_BYTES];
         let length = file.read_at(&mut text, 0).unwrap_or(0);
         let note: Option<WriterNote> = serde_json::from_slice(text.get(..length).unwrap_or_default()).ok();
-        let starved = File::open(directory.join(STARVED))
-            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        let starved = File::open(directory.join(STARVED)).is_ok_and(|file| {
+            matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) && is_fresh(&file)
+        });
         Ok(Self::Live { capacity_bytes: note.map(|note| note.capacity_bytes), starved })
     }
+}
+
+/// Whether a claim is no older than it may be. One from the future counts: clocks jump.
+fn is_fresh(claim: &File) -> bool {
+    let made = claim.metadata().and_then(|metadata| metadata.modified());
+    made.is_ok_and(|made| made.elapsed().map_or(true, |age| age < CLAIM_LASTS))
 }
 
 /// The sets of a namespace with their numbers, in order.

@@ -15,8 +15,11 @@ use crate::set::{
 
 /// Journal and snapshot, and both once more while a generation begins: 64 bytes a slot each.
 const METADATA_BYTES_A_SLOT: u64 = 4 * 64;
-/// First steps of journals, blocks that are taken whole, extents of fragmented segments.
-const METADATA_BYTES: u64 = 128 << 10;
+/// What a set takes when it is begun, with the directory of its namespace.
+pub(super) const NEW_SET_BYTES: u64 = 64 << 10;
+/// First steps of journals, blocks that are taken whole, extents of fragmented segments; and every writer leaves room for
+/// one that comes, which then asks for its share.
+const METADATA_BYTES: u64 = (128 << 10) + NEW_SET_BYTES;
 /// Segments are so small that at least so many make up the store: what is given back is given back in segments.
 const LEAST_SEGMENTS: u64 = 32;
 /// A size that evicts looks at the others about so often while all its pages go.
@@ -28,7 +31,7 @@ const MOST_SLOTS: u64 = 1 << 16;
 /// A root that was full is summed again after this long: others may have given something back.
 const FULL_FOR: Duration = Duration::from_secs(1);
 /// The same while others are asked to give something back.
-const STARVED_FOR: Duration = Duration::from_millis(100);
+const STARVED_FOR: Duration = Duration::from_millis(20);
 /// How long the root's lock is waited for.
 const LEDGER_WITHIN: Duration = Duration::from_millis(200);
 
@@ -288,17 +291,17 @@ impl Volume {
             self.check_capacity(slot_bytes)?;
         }
         let mut ledger = self.open_ledger()?;
-        if !self.may_grow(&ledger)? {
-            self.lock().full_since = Some(Instant::now());
-            return Ok(Growth::Full);
-        }
+        let most = self.may_grow_by(&ledger)?;
         let slot = bytes_a_slot(slot_bytes);
         let mut room = self.room(&self.lock(), &ledger);
-        while room < slot && self.reclaim_dead(&mut ledger, slot.max(self.usual_segment_bytes(slot_bytes)))? {
+        while most >= slot
+            && room < slot
+            && self.reclaim_dead(&mut ledger, slot.max(self.usual_segment_bytes(slot_bytes)))?
+        {
             room = self.room(&self.lock(), &ledger);
         }
-        let slots = room / slot;
-        self.tell_hunger(&ledger, if slots == 0 { slot } else { 0 });
+        let slots = room.min(most) / slot;
+        self.claim_share(&ledger, slot, slots == 0);
         let name = {
             let mut state = self.lock();
             if slots == 0 {
@@ -318,6 +321,7 @@ impl Volume {
         state.segments.insert(name.segment, std::sync::Arc::new(file));
         state.durable.named();
         state.catalog.add_segment(name.segment, slot_bytes, slots as u32);
+        state.full_since = None;
         Ok(Growth::Grown)
     }
 

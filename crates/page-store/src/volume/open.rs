@@ -15,6 +15,7 @@ use super::capacity::extra_bytes;
 use super::durable::{Durable, leading_to, sync_directories};
 use super::neighbours::Neighbours;
 use super::presence::Presence;
+use super::reclaim::make_room_for_set;
 use super::{Counters, State, Volume};
 use crate::catalog::{Catalog, EvictionPolicy, Mask};
 use crate::config::{Durability, Role};
@@ -66,7 +67,10 @@ impl Volume {
             .map_err(|error| Error::io("create", format!("root {}", root.display()), error))?;
         let ledger = Ledger::open(root, options.capacity_bytes)?;
         let (manifest, claimed) = {
-            let _held = ledger.lock_root(OPEN_WITHIN)?;
+            let mut open = ledger.lock(&directory, OPEN_WITHIN)?;
+            if !options.is_reader() {
+                make_room_for_set(&mut open, &directory)?;
+            }
             let io = |error| Error::io("create", format!("directory {}", directory.display()), error);
             fs::create_dir_all(&directory).map_err(io)?;
             let manifest = Manifest::ensure(&directory, namespace)?;

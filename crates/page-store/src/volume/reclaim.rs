@@ -6,6 +6,7 @@ use hicache_core::{Error, Result};
 use hicache_hashing::Fingerprint;
 
 use super::Volume;
+use super::capacity::NEW_SET_BYTES;
 use crate::catalog::Lru;
 use crate::set::{
     OpenLedger, SegmentName, Sequence, SetLock, SetPaths, existing_sets, remove_segment_file, remove_set,
@@ -51,6 +52,29 @@ impl Volume {
         }
         Ok(any)
     }
+}
+
+/// Takes from the sets of other namespaces that nobody writes what a set that is about to be begun takes. If living
+/// writers have everything, there is the room that each of them leaves.
+///
+/// # Errors
+/// `Io`.
+pub(super) fn make_room_for_set(ledger: &mut OpenLedger<'_>, namespace: &Path) -> Result<()> {
+    let over = |ledger: &OpenLedger<'_>| {
+        (ledger.census.all_bytes() + NEW_SET_BYTES).saturating_sub(ledger.capacity_bytes())
+    };
+    let dead: Vec<_> = ledger.census.dead().into_iter().cloned().collect();
+    for set in dead.iter().filter(|set| set.namespace != namespace && set.takes.segment_bytes > 0) {
+        let wanted = over(ledger);
+        if wanted == 0 {
+            break;
+        }
+        if let Err(error) = shrink(&set.namespace, &set.directory, wanted) {
+            tracing::warn!(set = %set.directory.display(), %error, "no space from a set that nobody writes");
+        }
+        ledger.sum_again(namespace)?;
+    }
+    Ok(())
 }
 
 /// Removes the coldest segments of a set that nobody writes, or all of it. Answers whether anything went.

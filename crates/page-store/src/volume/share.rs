@@ -23,18 +23,19 @@ impl Volume {
         Share { fair: all / writers, own: own.segments + own.metadata }
     }
 
-    /// Whether this writer may take more: not while somebody starves and it has its share. What it has too much of, it
+    /// How many bytes this writer may take more. While somebody claims a share, itself included, nobody goes above the own
+    /// one: what was given back is for whoever claims it, however long that takes. What this writer has too much of, it
     /// gives back.
-    pub(super) fn may_grow(&self, ledger: &OpenLedger<'_>) -> Result<bool> {
-        if ledger.census.starved().next().is_none() {
-            return Ok(true);
+    pub(super) fn may_grow_by(&self, ledger: &OpenLedger<'_>) -> Result<u64> {
+        let others = ledger.census.starved().next().is_some();
+        if !others && !self.is_starved() {
+            return Ok(u64::MAX);
         }
-        let share = self.share(ledger);
-        if share.own < share.fair {
-            return Ok(true);
+        let Share { fair, own } = self.share(ledger);
+        if others && own > fair {
+            self.give_back_share(ledger)?;
         }
-        self.give_back_share(ledger)?;
-        Ok(false)
+        Ok(fair.saturating_sub(own))
     }
 
     /// Somebody rang: another writer has nothing to grow into, or cleared the namespace.
@@ -63,18 +64,17 @@ impl Volume {
         }
     }
 
-    /// Tells the others whether this writer has less than its share and can't have `missing` bytes more.
-    pub(super) fn tell_hunger(&self, ledger: &OpenLedger<'_>, missing: u64) {
-        let starved = missing > 0 && {
-            let share = self.share(ledger);
-            share.own + missing <= share.fair && ledger.census.living().next().is_some()
-        };
+    /// Tells the others whether this writer claims its share: from when it can't have a slot more, until it has what is its
+    /// by right. Whoever has more is woken.
+    pub(super) fn claim_share(&self, ledger: &OpenLedger<'_>, slot: u64, refused: bool) {
+        let Share { fair, own } = self.share(ledger);
+        let alone = ledger.census.living().next().is_none();
+        let claims = !alone && own + slot <= fair && (refused || self.is_starved());
         if let Some(lock) = &mut *self.lock.lock().unwrap_or_else(PoisonError::into_inner) {
-            lock.set_starved(starved);
+            lock.set_starved(claims);
         }
-        if starved {
-            let share = self.share(ledger);
-            let rich = ledger.census.living().filter(|set| self.taken_by(set) > share.fair);
+        if claims && refused {
+            let rich = ledger.census.living().filter(|set| self.taken_by(set) > fair);
             rich.for_each(|set| ring(&set.directory));
         }
     }
