@@ -1,20 +1,16 @@
 //! The completion worker: one thread on which everything after a completion runs, never in a caller's future.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::thread;
 
 use hicache_core::{
     Completion, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Result, StoreOptions,
 };
-use tokio::io::ReadBuf;
-use tokio::net::UnixDatagram;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::jobs::{Progress, Shared, VolumeList, load, store, watched};
-use crate::volume::Volume;
+use crate::set::Bell;
 
 /// What the worker is asked for.
 #[derive(Debug)]
@@ -34,7 +30,6 @@ pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
     let unavailable = |error| Error::new(ErrorKind::Unavailable, "no completion worker").with_source(error);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        .enable_io()
         .max_blocking_threads(4)
         .thread_name("hicache-sync")
         .build()
@@ -58,8 +53,8 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
         bells.hang(&shared.volumes.now());
         let job = tokio::select! {
             job = jobs.recv() => job,
-            volume = bells.next() => {
-                volume.woken();
+            () = bells.heard.notified() => {
+                shared.volumes.now().iter().for_each(|volume| volume.woken());
                 continue;
             }
             // A job that panicked has dropped its completion: its batch is answered `Abandoned`.
@@ -121,7 +116,8 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
 #[derive(Default)]
 struct Bells {
     of: Option<VolumeList>,
-    hung: Vec<(UnixDatagram, Arc<Volume>)>,
+    hung: Vec<Bell>,
+    heard: Arc<Notify>,
 }
 
 impl Bells {
@@ -131,33 +127,8 @@ impl Bells {
             return;
         }
         self.of = Some(Arc::clone(volumes));
-        let hang = |volume: &Arc<Volume>| {
-            let socket = volume.hang_bell()?.socket().and_then(UnixDatagram::from_std);
-            match socket {
-                Ok(socket) => Some((socket, Arc::clone(volume))),
-                Err(error) => {
-                    tracing::debug!(root = %volume.root().display(), %error, "nobody can ring here");
-                    None
-                }
-            }
-        };
-        self.hung = volumes.iter().filter_map(hang).collect();
-    }
-
-    /// The volume of the bell that rings next; never, where there is none.
-    async fn next(&mut self) -> Arc<Volume> {
-        poll_fn(|context| {
-            for (socket, volume) in &self.hung {
-                let mut word = [0; 8];
-                if let Poll::Ready(Ok(())) = socket.poll_recv(context, &mut ReadBuf::new(&mut word)) {
-                    // However often it was rung: looking once is enough.
-                    while socket.try_recv(&mut word).is_ok() {}
-                    return Poll::Ready(Arc::clone(volume));
-                }
-            }
-            Poll::Pending
-        })
-        .await
+        self.hung.clear();
+        self.hung.extend(volumes.iter().filter_map(|volume| volume.hang_bell(Arc::clone(&self.heard))));
     }
 }
 

@@ -1,8 +1,9 @@
 //! Sharing a root with other living writers: nobody starves while somebody else has more than a fair share.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use hicache_core::Result;
+use tokio::sync::Notify;
 
 use super::Volume;
 use crate::set::{Bell, OpenLedger, ring};
@@ -85,7 +86,7 @@ impl Volume {
     }
 
     /// The bell that others wake this writer with.
-    pub(crate) fn hang_bell(&self) -> Option<Bell> {
-        if self.options.is_reader() { None } else { Bell::hang(self.paths.directory()) }
+    pub(crate) fn hang_bell(&self, heard: Arc<Notify>) -> Option<Bell> {
+        if self.options.is_reader() { None } else { Bell::hang(self.paths.directory(), heard) }
     }
 }
