@@ -8,6 +8,7 @@ use hicache_core::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 use crate::jobs::{Progress, Shared, VolumeList, load, store, watched};
 use crate::set::Bell;
@@ -49,6 +50,8 @@ pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
 async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut running = Running::default();
     let mut bells = Bells::default();
+    // When files of other sets are to be closed; nothing wakes the worker while none is open.
+    let mut closing: Option<Instant> = None;
     let close = loop {
         bells.hang(&shared.volumes.now());
         let job = tokio::select! {
@@ -57,9 +60,19 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
                 shared.volumes.now().iter().for_each(|volume| volume.woken());
                 continue;
             }
+            () = sleep_until(closing.unwrap_or_else(Instant::now)), if closing.is_some() => {
+                closing = close_old_segments(shared);
+                continue;
+            }
             // A job that panicked has dropped its completion: its batch is answered `Abandoned`.
-            Some(_) = running.own.join_next() => continue,
-            Some(_) = running.foreign.join_next() => continue,
+            Some(_) = running.own.join_next() => {
+                closing = closing.or_else(|| close_old_segments(shared));
+                continue;
+            }
+            Some(_) = running.foreign.join_next() => {
+                closing = closing.or_else(|| close_old_segments(shared));
+                continue;
+            }
         };
         let shared = Arc::clone(shared);
         if job.is_some() {
@@ -110,6 +123,11 @@ async fn run(shared: &Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     // A batch with a caller's memory is answered when the device is done with it, store or no store. What is stuck in
     // memory of our own keeps it: the engine has it.
     while running.foreign.join_next().await.is_some() {}
+}
+
+/// Answers when to come again.
+fn close_old_segments(shared: &Shared) -> Option<Instant> {
+    shared.volumes.now().iter().filter_map(|volume| volume.close_old_segments()).min().map(Instant::from_std)
 }
 
 /// The bells that other processes ring.

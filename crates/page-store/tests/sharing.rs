@@ -202,3 +202,30 @@ async fn a_namespace_is_not_seen_by_another() {
     first.close().await;
     other.close().await;
 }
+
+/// Files under `root` that are gone and still open somewhere in this process: they take space that nobody counts.
+fn gone_and_open(root: &Path) -> usize {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
+    let targets = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    targets
+        .filter(|target| target.starts_with(root) && target.to_string_lossy().ends_with(" (deleted)"))
+        .count()
+}
+
+#[tokio::test]
+async fn a_reader_that_sleeps_keeps_no_removed_segment() {
+    let directory = tempfile::tempdir().unwrap();
+    let writer = Bench::open(config(directory.path())).await;
+    let reads = Bench::open(reader(directory.path())).await;
+    writer.store(&pages(0..200)).await;
+    reads.load_all(&pages(0..200)).await;
+    writer.store.clear().await.unwrap();
+    assert!(gone_and_open(directory.path()) > 0, "the test sees nothing");
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while gone_and_open(directory.path()) > 0 {
+        assert!(std::time::Instant::now() < until, "segments that were removed are still open");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    reads.close().await;
+    writer.close().await;
+}

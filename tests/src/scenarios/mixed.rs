@@ -234,14 +234,16 @@ impl Play {
     /// A process that has seen many others come and go holds as many files as one that has seen none.
     fn no_open_files_left(&mut self) {
         for part in self.cast.iter_mut().filter(|part| part.lasting) {
-            let mut old = part.actor.take().expect("it lasts");
-            old.ask("census");
-            let old_files = old.holding().expect("it lives").files;
-            old.end();
-            let mut fresh = Actor::start(&part.arguments);
-            fresh.ask("census");
-            let fresh_files = fresh.holding().expect("it lives").files;
-            fresh.end();
+            let files = |mut actor: Actor| {
+                actor.ask("census");
+                // Segments of others are closed a second after their use.
+                std::thread::sleep(Duration::from_millis(2500));
+                let files = actor.holding().expect("it lives").files;
+                actor.end();
+                files
+            };
+            let old_files = files(part.actor.take().expect("it lasts"));
+            let fresh_files = files(Actor::start(&part.arguments));
             say(&format!(
                 "{} of {}: {old_files} open files, anew {fresh_files}",
                 role(part),

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Instant;
 
 use hicache_core::{ListCursor, ListedPage, PageKey, PoolName, Result};
 use hicache_hashing::{Digest, to_hex};
 
-use super::neighbours::{Elsewhere, Neighbours};
+use super::neighbours::{Elsewhere, Neighbours, SEGMENTS_STAY_OPEN};
 use super::{Located, PoolCache, Source, Volume};
 use crate::catalog::{Catalog, Mask};
 use crate::format::Put;
@@ -128,6 +129,11 @@ impl Volume {
             tracing::warn!(set = %self.paths.directory().display(), %error, "pages that others deleted are not retired");
             neighbours.pending.merge(&pending);
         }
+    }
+
+    /// Closes what has been open of others for some time. Answers when to come again, if anything is open then.
+    pub(crate) fn close_old_segments(&self) -> Option<Instant> {
+        self.neighbours().close_old_segments().then(|| Instant::now() + SEGMENTS_STAY_OPEN)
     }
 
     fn retire_hidden(&self, hidden: &Mask) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hicache_core::{PageKey, Result};
 use hicache_hashing::Fingerprint;
@@ -13,6 +14,9 @@ use crate::set::{Follower, SegmentFile, SegmentName, Sequence, existing_sets, op
 
 /// So many segments of others are kept open. More than a batch mostly needs; each is two descriptors.
 const MOST_OPEN_SEGMENTS: usize = 64;
+
+/// And so long: a file that its writer has removed takes space until everybody has closed it.
+pub(crate) const SEGMENTS_STAY_OPEN: Duration = Duration::from_secs(1);
 
 /// A look at which some set began again with a snapshot is repeated for all, at most so often.
 const MOST_ROUNDS: usize = 4;
@@ -31,6 +35,8 @@ pub(super) struct Neighbours {
     /// What other sets hide and the own set has not retired yet.
     pub(super) pending: Mask,
     open: HashMap<(u32, u16), Arc<SegmentFile>>,
+    /// When the oldest of those was opened.
+    opened: Instant,
 }
 
 #[derive(Debug)]
@@ -68,6 +74,7 @@ impl Neighbours {
             mask,
             pending: Mask::default(),
             open: HashMap::new(),
+            opened: Instant::now(),
         }
     }
 
@@ -161,6 +168,7 @@ impl Neighbours {
     }
 
     fn open_now(&mut self, key: &PageKey) -> Result<Opened> {
+        self.close_old_segments();
         let named = (key.pool, key.digest);
         let mut answer = Opened::Missing;
         for other in &self.sets {
@@ -182,6 +190,9 @@ impl Neighbours {
                     let file = Arc::new(file);
                     if self.open.len() >= MOST_OPEN_SEGMENTS {
                         self.open.clear();
+                    }
+                    if self.open.is_empty() {
+                        self.opened = Instant::now();
                     }
                     self.open.insert((other.number, segment), Arc::clone(&file));
                     file
@@ -207,9 +218,17 @@ impl Neighbours {
         true
     }
 
-    /// Files of segments that were opened for reading.
+    /// Closes all files of segments that were opened for reading.
     pub(super) fn close_segments(&mut self) {
         self.open.clear();
+    }
+
+    /// Closes them if they have been open for long enough. Answers whether any are open after that.
+    pub(super) fn close_old_segments(&mut self) -> bool {
+        if self.opened.elapsed() >= SEGMENTS_STAY_OPEN {
+            self.open.clear();
+        }
+        !self.open.is_empty()
     }
 
     /// The other sets by number, for listings.
