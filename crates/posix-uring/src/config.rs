@@ -89,7 +89,7 @@ impl Default for UringConfig {
     fn default() -> Self {
         Self {
             io: IoMode::Auto,
-            depth: 32,
+            depth: 64,
             rings: 1,
             register_buffers: true,
             registered_files: 1024,

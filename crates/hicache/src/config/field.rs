@@ -113,7 +113,7 @@ static FIELDS: [Field; 29] = [
         "30000",
         "Milliseconds after which an operation that does not end counts as lost.",
     ),
-    field("posix_uring.depth", Kind::Count(1, 4096), "32", "Operations that a ring keeps in flight."),
+    field("posix_uring.depth", Kind::Count(1, 4096), "64", "Operations that a ring keeps in flight."),
     field("posix_uring.rings", Kind::Count(1, 64), "1", "Rings, each with a thread of its own."),
     field(
         "posix_uring.register_buffers",
