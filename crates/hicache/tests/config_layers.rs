@@ -140,7 +140,7 @@ namespace:
 #[test]
 fn every_field_has_a_variable() {
     let given = [
-        ("storage_dir", "/tmp/x,/tmp/y", json!(["/tmp/x", "/tmp/y"])),
+        ("storage_dir", "/nowhere/x,/nowhere/y", json!(["/nowhere/x", "/nowhere/y"])),
         ("backend", "memory", json!("memory")),
         ("order", " memory , posix-uring ", json!(["memory", "posix-uring"])),
         ("capacity_bytes", "1.5TiB", json!(3_u64 << 39)),
