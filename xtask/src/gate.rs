@@ -19,7 +19,11 @@ pub(crate) struct Arguments {
 
 type Stage = (&'static str, fn() -> Result<()>);
 
+/// Programs that some tests use, and go without otherwise, with the package that has them.
+const TOOLS: &[(&str, &str)] = &[("strace", "strace"), ("mkfs.ext4", "e2fsprogs"), ("mount", "mount")];
+
 const STAGES: &[Stage] = &[
+    ("tools", tools),
     ("tidy", tidy::run),
     ("format", format),
     ("lints", lints),
@@ -51,6 +55,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let sum: Duration = took.iter().map(|(_, time)| *time).sum();
     say(&format!("{:>7.1} s  in all", sum.as_secs_f64()));
+    Ok(())
+}
+
+/// A machine that runs the gate and nothing else gets what is missing, if it lets us; nobody else's is changed.
+fn tools() -> Result<()> {
+    let has = |tool: &str| {
+        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
+        found.is_ok_and(|output| output.status.success())
+    };
+    let missing: Vec<&str> =
+        TOOLS.iter().filter(|(tool, _)| !has(tool)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        say("everything is there");
+    } else if !in_ci() || !has("apt-get") {
+        say(&format!("went without: packages {missing:?}; the tests that want them say so"));
+    } else {
+        let apt = |arguments: &[&str]| Command::new("apt-get").args(["-q", "-y"]).args(arguments).status();
+        apt(&["update"])?;
+        let installed =
+            apt(&["install", "--no-install-recommends"].iter().chain(&missing).copied().collect::<Vec<_>>())?;
+        say(&format!("{missing:?} were to be installed: {installed}"));
+    }
     Ok(())
 }
 

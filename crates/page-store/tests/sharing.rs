@@ -203,7 +203,7 @@ async fn a_namespace_is_not_seen_by_another() {
     other.close().await;
 }
 
-/// Files under `root` that are gone and still open somewhere in this process: they take space that nobody counts.
+/// Files under `root` that are gone and still open somewhere in this process.
 fn gone_and_open(root: &Path) -> usize {
     let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(Result::ok);
     let targets = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());

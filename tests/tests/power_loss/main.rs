@@ -179,7 +179,7 @@ fn power_fails_with_group_durability_and_no_checksums() {
 }
 
 #[test]
-#[ignore = "the program under the recorder; the other tests run it"]
+#[ignore = "a part of the others, which run it under the recorder"]
 fn the_workload() {
     let Some(plan) = Plan::of_this_process() else { return };
     let directory = argument("directory").expect("a plan comes with a directory");

@@ -15,7 +15,7 @@ use crate::set::{Follower, SegmentFile, SegmentName, Sequence, existing_sets, op
 /// So many segments of others are kept open. More than a batch mostly needs; each is two descriptors.
 const MOST_OPEN_SEGMENTS: usize = 64;
 
-/// And so long: a file that its writer has removed takes space until everybody has closed it.
+/// And so long: what its writer has removed meanwhile is not kept open by whoever sleeps.
 pub(crate) const SEGMENTS_STAY_OPEN: Duration = Duration::from_secs(1);
 
 /// A look at which some set began again with a snapshot is repeated for all, at most so often.
