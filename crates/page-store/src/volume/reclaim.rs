@@ -30,7 +30,7 @@ impl Volume {
         for set in &dead {
             // A set without segments has nothing to give.
             let (ours, empty) = (Some(&*set.namespace) == namespace, set.takes.segment_bytes == 0);
-            if any && !ours || empty && !ours {
+            if !ours && (any || empty) {
                 continue;
             }
             let taken = if ours {
