@@ -8,12 +8,12 @@ use hicache_core::PoolName;
 use hicache_hashing::{Checksum, Fingerprint, record_check};
 
 use crate::audit::Audit;
+use crate::format::SLOT_BYTES;
 use crate::format::{
     FORMAT_VERSION, Manifest, NUMBERS_END, ParsedManifest, RECORD_BYTES, Record, encode_name, name_bytes,
     parse_names, read_records,
 };
 use crate::set::{NamesLog, SegmentName, SetPaths};
-use crate::volume::SLOT_BYTES;
 
 const GENERATION: u64 = 3;
 

@@ -105,7 +105,7 @@ impl PageStore {
     pub fn slots(&self, page_bytes: u64) -> Result<u64> {
         let bytes = u32::try_from(page_bytes).ok().filter(|&bytes| bytes > 0 && bytes <= u32::MAX - 4095);
         let bytes = bytes.ok_or_else(|| Error::config(format!("no page has {page_bytes} bytes")))?;
-        let slot_bytes = crate::volume::slot_bytes(bytes);
+        let slot_bytes = crate::format::slot_bytes(bytes);
         self.shared.volumes.now().iter().map(|volume| volume.slots(slot_bytes)).sum()
     }
 

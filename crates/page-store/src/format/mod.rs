@@ -18,3 +18,10 @@ pub(crate) use snapshot::{SnapshotWriter, read_snapshot};
 
 /// Version of everything under a namespace directory. A higher one in a manifest is refused.
 pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Slots are multiples of this, so that direct I/O can use them.
+pub(crate) const SLOT_BYTES: u32 = 4096;
+
+/// Length of the slot that a page of `bytes` bytes is kept in.
+pub(crate) fn slot_bytes(bytes: u32) -> u32 {
+    bytes.next_multiple_of(SLOT_BYTES)
+}

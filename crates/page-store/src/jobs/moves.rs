@@ -69,7 +69,7 @@ impl Shared {
         for page in moves {
             match self.engine_for(&page.memory) {
                 Ok(number) if needs_staging(self.engines[number].capabilities(), &page) => {
-                    let slot_bytes = crate::volume::slot_bytes(page.memory.bytes() as u32);
+                    let slot_bytes = crate::format::slot_bytes(page.memory.bytes() as u32);
                     staged.entry((number, slot_bytes)).or_default().push(page);
                 }
                 Ok(number) => plain.entry(number).or_default().push(page),

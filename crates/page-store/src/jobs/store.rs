@@ -11,8 +11,9 @@ use hicache_core::{
 use super::moves::{Move, Moved};
 use super::{Exposed, Permit, Progress, Shared, parts};
 use crate::catalog::SlotId;
+use crate::format::slot_bytes;
 use crate::set::SegmentFile;
-use crate::volume::{Commit, CommitOutcome, Volume, slot_bytes};
+use crate::volume::{Commit, CommitOutcome, Volume};
 
 /// Most pages that take slots at once.
 const WAVE: usize = 128;

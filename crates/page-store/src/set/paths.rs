@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::volume::SLOT_BYTES;
+use crate::format::SLOT_BYTES;
 
 /// `seg-<slot bytes>-<segment>`: the name says all that a segment's header would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

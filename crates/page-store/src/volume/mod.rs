@@ -27,7 +27,7 @@ use hicache_hashing::Fingerprint;
 use tokio::sync::Notify;
 
 use crate::catalog::{Catalog, SlotId};
-use crate::format::{Place, Put, Record};
+use crate::format::{Place, Put, Record, slot_bytes};
 use crate::set::{Journal, Ledger, NamesLog, SegmentFile, Sequence, SetLock, SetPaths};
 
 use neighbours::Neighbours;
@@ -36,9 +36,6 @@ pub(crate) use change::{Commit, CommitOutcome};
 use durable::Durable;
 pub(crate) use look::{ListFrom, cursor, parse_cursor};
 pub(crate) use open::VolumeOptions;
-
-/// Slots are multiples of this, so that direct I/O can use them.
-pub(crate) const SLOT_BYTES: u32 = 4096;
 
 /// Counts of what was found when the store was opened, and of what happened since.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,11 +141,6 @@ impl fmt::Debug for Volume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Volume").field("set", &self.paths.directory()).finish_non_exhaustive()
     }
-}
-
-/// Length of the slot that a page of `bytes` bytes is kept in.
-pub(crate) fn slot_bytes(bytes: u32) -> u32 {
-    bytes.next_multiple_of(SLOT_BYTES)
 }
 
 impl Volume {

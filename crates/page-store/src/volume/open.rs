@@ -19,7 +19,7 @@ use super::reclaim::make_room_for_set;
 use super::{Counters, State, Volume};
 use crate::catalog::{Catalog, EvictionPolicy, Mask};
 use crate::config::{Durability, Role};
-use crate::format::{Manifest, ManifestOpened, RECORD_BYTES};
+use crate::format::{Manifest, ManifestOpened, RECORD_BYTES, slot_bytes};
 use crate::set::{
     Follower, Journal, Ledger, NamesLog, Replayed, SegmentFile, Sequence, SetLock, SetPaths,
     highest_generation, open_segment, pool_records, remove_segment_file, replay, seal_all,
@@ -138,7 +138,7 @@ impl Volume {
             journal_lost: AtomicBool::new(false),
         });
         if let Some(bytes) = options.page_bytes.filter(|_| !options.is_reader()) {
-            volume.check_capacity(super::slot_bytes(bytes as u32))?;
+            volume.check_capacity(slot_bytes(bytes as u32))?;
         }
         if own.repair {
             // The generations before stay until the new one has been read back.
