@@ -31,7 +31,8 @@ pub(crate) fn start(shared: Arc<Shared>) -> Result<mpsc::UnboundedSender<Job>> {
     let unavailable = |error| Error::new(ErrorKind::Unavailable, "no completion worker").with_source(error);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        .max_blocking_threads(4)
+        // A root whose disk hangs must not keep the syncs of the others waiting.
+        .max_blocking_threads(4 * shared.roots.len())
         .thread_name("hicache-sync")
         .build()
         .map_err(unavailable)?;

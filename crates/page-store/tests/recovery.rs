@@ -378,3 +378,24 @@ async fn a_dropped_store_finishes_what_was_begun() {
         bench.close().await;
     }
 }
+
+/// Length is not content: a file that is made long without being written is neither read to its end nor believed.
+#[tokio::test]
+async fn files_that_were_made_very_long_cost_nothing() {
+    for made_long in ["journal-", "snapshot-"] {
+        let directory = closed(&pages(0..50)).await;
+        let image = directory.path().join("image");
+        let long = files(&image, made_long).remove(0);
+        let file = fs::OpenOptions::new().write(true).open(&long).unwrap();
+        if let Err(error) = file.set_len(8 << 40) {
+            fixture::say(&format!("went without: a file of 8 TiB: {error}"));
+            return;
+        }
+        drop(file);
+        let began = std::time::Instant::now();
+        let got = reopen(&image, &pages(0..50)).await;
+        let whole = if made_long == "journal-" { 50 } else { 0 };
+        assert!(there(&got) >= whole, "{made_long}: {}", there(&got));
+        assert!(began.elapsed() < fixture::LONG, "{made_long} took {:?}", began.elapsed());
+    }
+}

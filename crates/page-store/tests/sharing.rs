@@ -229,3 +229,23 @@ async fn a_reader_that_sleeps_keeps_no_removed_segment() {
     reads.close().await;
     writer.close().await;
 }
+
+/// Everything in it comes at one look, in segments that nobody knew of before.
+#[tokio::test]
+async fn a_store_that_slept_for_long_finds_all_that_came_meanwhile() {
+    const PAGES: u64 = 70_000;
+    let directory = tempfile::tempdir().unwrap();
+    let roomy = || limited(directory.path(), 1 << 30);
+    let sleeper = Bench::open(roomy()).await;
+    let writer = Bench::open(roomy()).await;
+    assert_eq!(exist(&sleeper, &pages(0..1)).await, 0);
+    for from in (0..PAGES).step_by(1000) {
+        for part in (from..from + 1000).step_by(125) {
+            writer.store(&pages(part..part + 125)).await;
+        }
+    }
+    assert_eq!(exist(&sleeper, &pages(0..PAGES)).await as u64, PAGES);
+    assert_eq!(sleeper.store.stat().foreign_pages, PAGES);
+    sleeper.close().await;
+    writer.close().await;
+}

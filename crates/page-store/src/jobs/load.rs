@@ -20,8 +20,46 @@ struct Loading {
     bytes: u32,
 }
 
+/// What is answered, page by page, and which pages were replaced while they were read.
+struct Answers {
+    outcomes: Vec<Outcome>,
+    memory: Vec<Option<PageMemory>>,
+    replaced: Vec<usize>,
+}
+
+/// A page that its writer replaces or moves while it is read is looked up so often.
+const MOST_LOOKUPS: usize = 3;
+
 /// Loads pages; answers each.
 pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: &Progress) -> PageBatch {
+    let keys: Vec<PageKey> = requests.iter().map(|request| request.key).collect();
+    let (mut batch, mut replaced) = load_once(shared, requests, progress).await;
+    for _ in 1..MOST_LOOKUPS {
+        let again = std::mem::take(&mut replaced);
+        let requests = again.iter().filter_map(|&i| Some(PageRequest::new(keys[i], batch.memory[i].take()?)));
+        let requests: Vec<PageRequest> = requests.collect();
+        if requests.is_empty() {
+            break;
+        }
+        let (part, still) = load_once(shared, requests, progress).await;
+        for ((&i, outcome), memory) in again.iter().zip(part.outcomes).zip(part.memory) {
+            (batch.outcomes[i], batch.memory[i]) = (outcome, memory);
+        }
+        replaced = still.into_iter().map(|at| again[at]).collect();
+    }
+    let volumes = shared.volumes.now();
+    for i in replaced {
+        volumes[shared.volume_of(&keys[i])].count(|counters| counters.missed_pages += 1);
+    }
+    batch
+}
+
+/// Loads pages once. Those that were replaced while they were read are `Absent`, with their memory, and listed.
+async fn load_once(
+    shared: &Shared,
+    requests: Vec<PageRequest>,
+    progress: &Progress,
+) -> (PageBatch, Vec<usize>) {
     let volumes = shared.volumes.now();
     let count = requests.len();
     let mut outcomes: Vec<Outcome> = (0..count).map(|_| Outcome::Absent).collect();
@@ -109,11 +147,13 @@ pub(crate) async fn load(shared: &Shared, requests: Vec<PageRequest>, progress: 
             });
         }
     }
+    let mut answers = Answers { outcomes, memory, replaced: Vec::new() };
     // All parts are under way after the first poll; each is verified while the others still move.
     while let Some(moved) = flights.next().await {
-        finish(shared, &volumes, moved, &permits, &mut loading, &mut outcomes, &mut memory);
+        finish(shared, &volumes, moved, &permits, &mut loading, &mut answers);
     }
-    PageBatch { outcomes, memory }
+    let Answers { outcomes, memory, replaced } = answers;
+    (PageBatch { outcomes, memory }, replaced)
 }
 
 fn finish(
@@ -122,9 +162,9 @@ fn finish(
     moved: Vec<Moved>,
     permits: &[Option<Permit<'_>>],
     loading: &mut [Option<Loading>],
-    outcomes: &mut [Outcome],
-    memory: &mut [Option<PageMemory>],
+    answers: &mut Answers,
 ) {
+    let Answers { outcomes, memory, replaced } = answers;
     let mut counts: Vec<(Vec<SlotId>, Counters)> = vec![Default::default(); volumes.len()];
     for page in moved {
         let Some(Loading { key, volume, source, checksum, bytes }) = loading[page.tag].take() else {
@@ -133,9 +173,10 @@ fn finish(
         let (slots, counters) = &mut counts[volume];
         slots.extend(source.pinned());
         let verified = verify(shared, &page, checksum, source);
-        if verified.as_ref().is_err_and(|error| replaced(&volumes[volume], &key, source, error)) {
-            counters.missed_pages += 1;
-            outcomes[page.tag] = Outcome::Absent;
+        if page.memory.is_some()
+            && verified.as_ref().is_err_and(|error| was_replaced(&volumes[volume], &key, source, error))
+        {
+            replaced.push(page.tag);
             memory[page.tag] = page.memory;
             continue;
         }
@@ -173,8 +214,8 @@ fn finish(
     }
 }
 
-/// Whether a page of another set was replaced or given up by its writer while it was read: that is a miss.
-fn replaced(volume: &Volume, key: &PageKey, source: Source, error: &Error) -> bool {
+/// Whether a page of another set was replaced, moved or given up by its writer while it was read.
+fn was_replaced(volume: &Volume, key: &PageKey, source: Source, error: &Error) -> bool {
     let Source::Other { set, put } = source else { return false };
     // A segment that was cut before it was removed reads short.
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) && !volume.is_corrupt_elsewhere(key, set, &put)

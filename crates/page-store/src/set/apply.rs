@@ -9,7 +9,7 @@ use crate::catalog::{Catalog, EvictionPolicy, Mask};
 use crate::format::{Put, Record};
 
 /// A follower keeps so many pages whose segments it does not see; more than that is not a segment on its way.
-const MOST_UNPLACED: usize = 1 << 16;
+pub(super) const MOST_UNPLACED: usize = 1 << 16;
 
 /// A set, as its records so far say.
 #[derive(Debug)]

@@ -1,13 +1,14 @@
 //! Waking a writer that sleeps: a datagram socket in its set. What is in a datagram does not matter; whoever is woken
 //! looks for itself.
 
-use std::fs;
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::{fs, io};
 
 use tokio::sync::Notify;
 
@@ -18,6 +19,7 @@ const NAME: &str = "bell";
 #[derive(Debug)]
 pub(crate) struct Bell {
     socket: UnixDatagram,
+    taken_down: Arc<AtomicBool>,
 }
 
 impl Bell {
@@ -29,11 +31,13 @@ impl Bell {
             let _ = fs::remove_file(path);
             let socket = UnixDatagram::bind(path)?;
             let ear = socket.try_clone()?;
-            thread::Builder::new().name("hicache-bell".into()).spawn(move || listen(&ear, &heard))?;
-            Ok(socket)
+            let taken_down = Arc::new(AtomicBool::new(false));
+            let over = Arc::clone(&taken_down);
+            thread::Builder::new().name("hicache-bell".into()).spawn(move || listen(&ear, &heard, &over))?;
+            Ok(Self { socket, taken_down })
         });
         match made {
-            Ok(socket) => Some(Self { socket }),
+            Ok(bell) => Some(bell),
             Err(error) => {
                 tracing::debug!(set = %set.display(), %error, "no bell; others wait for the next call");
                 None
@@ -44,16 +48,27 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
+        self.taken_down.store(true, Ordering::SeqCst);
         // Ends the thread's call, and all that could follow.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
 /// However often it is rung before somebody looks, looking once is enough.
-fn listen(socket: &UnixDatagram, heard: &Notify) {
-    // Of a socket that was shut down nothing comes, at once.
-    while socket.recv(&mut [0; 8]).is_ok_and(|bytes| bytes > 0) {
-        heard.notify_one();
+fn listen(socket: &UnixDatagram, heard: &Notify, taken_down: &AtomicBool) {
+    loop {
+        let rung = socket.recv(&mut [0; 8]);
+        if taken_down.load(Ordering::SeqCst) {
+            return;
+        }
+        match rung {
+            Ok(_) => heard.notify_one(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::debug!(%error, "the bell is broken; others wait for the next call");
+                return;
+            }
+        }
     }
 }
 
@@ -78,6 +93,8 @@ fn through_descriptor<T>(set: &Path, call: impl FnOnce(&Path) -> std::io::Result
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -90,6 +107,8 @@ mod tests {
         drop(Bell::hang(&set, Arc::clone(&heard)).unwrap());
         ring(&set);
         let bell = Bell::hang(&set, Arc::clone(&heard)).unwrap();
+        // An empty datagram is no end.
+        through_descriptor(&set, |path| UnixDatagram::unbound()?.send_to(b"", path)).unwrap();
         for _ in 0..1000 {
             ring(&set);
         }
@@ -99,6 +118,10 @@ mod tests {
                 async { tokio::time::timeout(std::time::Duration::from_secs(5), notify.notified()).await };
             runtime.block_on(wait).is_ok()
         };
+        assert!(within(&heard));
+        thread::sleep(std::time::Duration::from_millis(50));
+        while heard.notified().now_or_never().is_some() {}
+        ring(&set);
         assert!(within(&heard));
         // Nobody listens any more, and the thread has gone with what it held.
         drop(bell);

@@ -137,11 +137,14 @@ impl SetUse {
     }
 }
 
-/// Names and paths in a directory; none in one that is gone.
+/// Names and paths in a directory; none in one that is gone, or that only others may read: what is in there does not
+/// count.
 fn entries(directory: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(error),
     };
     let named = |entry: fs::DirEntry| (entry.file_name().to_string_lossy().into_owned(), entry.path());

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use hicache_hashing::Fingerprint;
 
-use super::apply::Applied;
+use super::apply::{Applied, MOST_UNPLACED};
 use super::paths::SetPaths;
 use super::replay::{BUFFER_BYTES, find_segments};
 use crate::catalog::{Catalog, Mask, Unordered};
@@ -44,6 +44,8 @@ struct Tail {
 enum Reached {
     /// Its end, for now.
     End,
+    /// A stretch of it, with pages whose segments are not known yet: before there are too many of these.
+    Unplaced,
     /// Its seal.
     Seal(u64),
     /// It is not the journal any more that was read before.
@@ -91,23 +93,30 @@ impl Follower {
     /// `Io` where a file can't be read; what was known before stays known.
     pub(crate) fn look(&mut self) -> io::Result<bool> {
         let mut fresh = self.tail.is_none() && self.restart()?;
-        for _ in 0..MOST_RESTARTS {
+        let mut restarts = 0;
+        while restarts < MOST_RESTARTS {
             let Some(tail) = &mut self.tail else { break };
             match tail.read(&mut self.known, self.fingerprint)? {
                 Reached::End => break,
+                Reached::Unplaced => self.look_for_segments()?,
+                // However many there are. They lead upwards only, so there is an end.
+                Reached::Seal(next) if next <= tail.generation => break,
                 Reached::Seal(next) => match Tail::open(&self.paths, next)? {
-                    Some(next) => {
-                        self.tail = Some(next);
-                        continue;
-                    }
+                    Some(next) => self.tail = Some(next),
                     None if fresh => {
                         // Sealed to nothing, or already overtaken: the next look begins anew.
                         self.tail = None;
                         break;
                     }
-                    None => fresh = self.restart()?,
+                    None => {
+                        fresh |= self.restart()?;
+                        restarts += 1;
+                    }
                 },
-                Reached::Changed => fresh = self.restart()?,
+                Reached::Changed => {
+                    fresh |= self.restart()?;
+                    restarts += 1;
+                }
             }
         }
         self.look_for_segments()?;
@@ -233,6 +242,9 @@ impl Tail {
             (self.at, self.last) = (at, last);
             if let Some(next) = seal {
                 return Ok(Reached::Seal(next));
+            }
+            if known.unplaced.len() > MOST_UNPLACED / 4 {
+                return Ok(Reached::Unplaced);
             }
         }
     }

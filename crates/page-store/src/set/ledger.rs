@@ -1,16 +1,17 @@
 //! The capacity of a root. The file system is the ledger: under the root's lock, what all files take is summed before
 //! one more segment is allocated, so a crash needs no repair.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hicache_core::{Error, ErrorKind, Result};
 
 use super::census::Census;
+use super::locks::lock_within;
 
 /// Physical bytes of everything under `path`. What disappears meanwhile counts nothing.
 pub(crate) fn physical_bytes(path: &Path) -> io::Result<u64> {
@@ -23,7 +24,12 @@ pub(crate) fn physical_bytes(path: &Path) -> io::Result<u64> {
     if metadata.is_dir() {
         let entries = match fs::read_dir(path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            // What is below a directory that is nobody else's business (`lost+found`) does not count.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                return Ok(sum);
+            }
             Err(error) => return Err(error),
         };
         for entry in entries {
@@ -117,25 +123,14 @@ impl Ledger {
     pub(crate) fn lock_root(&self, within: Duration) -> Result<RootLock<'_>> {
         let io = |error| Error::io("lock", format!("root {}", self.root.display()), error);
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = Instant::now() + within;
-        let mut pause = Duration::from_micros(100);
-        loop {
-            match self.lock.try_lock() {
-                Ok(()) => return Ok(RootLock { lock: &self.lock, threads }),
-                Err(TryLockError::WouldBlock) if Instant::now() < until => {
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(5));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    let text = format!(
-                        "the lock of root {} was not to be had within {within:?}; some process that uses it is stopped",
-                        self.root.display()
-                    );
-                    return Err(Error::new(ErrorKind::Busy, text).with_retryable(true));
-                }
-                Err(TryLockError::Error(error)) => return Err(io(error)),
-            }
+        if lock_within(&self.lock, within).map_err(io)? {
+            return Ok(RootLock { lock: &self.lock, threads });
         }
+        let text = format!(
+            "the lock of root {} was not to be had within {within:?}; some process that uses it is stopped",
+            self.root.display()
+        );
+        Err(Error::new(ErrorKind::Busy, text).with_retryable(true))
     }
 
     /// Takes the root's lock and sums. The set `own` is listed apart: what its metadata takes changes from one moment to

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 
 use hicache_core::{Error, Result};
 use hicache_hashing::Fingerprint;
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 use super::apply::Applied;
 use super::paths::{SegmentName, SetPaths};
@@ -13,6 +15,8 @@ use crate::catalog::{Catalog, EvictionPolicy, Mask};
 use crate::format::{FORMAT_VERSION, RECORD_BYTES, Record, read_snapshot};
 
 pub(super) const BUFFER_BYTES: usize = RECORD_BYTES << 14;
+/// For so many pages at most room is made before they are read.
+const MOST_RESERVED: usize = 1 << 24;
 
 /// What a set holds, as its files say.
 #[derive(Debug)]
@@ -74,7 +78,9 @@ pub(crate) fn replay(
         let Some(generation) = snapshots.next() else { break (state, 0) };
         let path = paths.snapshot(generation);
         if let Ok(metadata) = std::fs::metadata(&path) {
-            state.catalog.reserve(usize::try_from(metadata.len()).unwrap_or(0) / RECORD_BYTES);
+            // However long somebody has made it.
+            let records = usize::try_from(metadata.len()).unwrap_or(0) / RECORD_BYTES;
+            state.catalog.reserve(records.min(MOST_RESERVED));
         }
         match read_snapshot(&path, generation, fingerprint, |record| _ = state.apply(record)) {
             Ok(_) => break (state, generation),
@@ -143,7 +149,7 @@ fn read_journal(
         Err(error) => return Err(error),
     };
     let pages = usize::try_from(file.metadata()?.len()).unwrap_or(0) / RECORD_BYTES;
-    state.catalog.reserve(pages.min(1 << 24));
+    state.catalog.reserve(pages.min(MOST_RESERVED));
     let mut buffer = vec![0; BUFFER_BYTES];
     let (mut at, mut held) = (0_u64, 0);
     loop {
@@ -168,6 +174,14 @@ fn read_journal(
             }
         }
         let used = records.len() * RECORD_BYTES;
+        if held == buffer.len() && buffer.iter().all(|&byte| byte == 0) {
+            // A file that somebody made long without writing into it is not read to its end.
+            match seek(&file, SeekFrom::Data(at)) {
+                Ok(data) => at = data,
+                Err(Errno::NXIO) => return Ok(end),
+                Err(_) => {}
+            }
+        }
         buffer.copy_within(used..held, 0);
         held -= used;
         if read == 0 {

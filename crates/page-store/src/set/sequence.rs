@@ -7,11 +7,16 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use hicache_core::{Error, Result};
+use hicache_core::{Error, ErrorKind, Result};
 use memmap2::{MmapOptions, MmapRaw};
 
+use super::locks::lock_within;
 use crate::format::NUMBERS_END;
+
+/// How long the file's lock is waited for: its holder writes 24 bytes.
+const WITHIN: Duration = Duration::from_secs(10);
 
 /// The mapped counters.
 #[derive(Debug)]
@@ -44,7 +49,10 @@ impl Sequence {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         // Two that make it at once: the second must not set back what the first has counted.
-        file.lock().map_err(io)?;
+        if !lock_within(&file, WITHIN).map_err(io)? {
+            let text = format!("{} is locked for {WITHIN:?} by a process that is stopped", path.display());
+            return Err(Error::new(ErrorKind::Busy, text).with_retryable(true));
+        }
         let length = usize::try_from(file.metadata().map_err(io)?.len()).unwrap_or(BYTES);
         if let Some(missing) = [0; BYTES].get(length..).filter(|missing| !missing.is_empty()) {
             // Written, not only lengthened: a hole would need a block at the first store into the mapping, and a full

@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 use hicache_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
+use super::locks::lies_at;
+
 const PREFIX: &str = "set-";
 const LOCK: &str = "LOCK";
 const STARVED: &str = "STARVED";
@@ -92,10 +94,20 @@ impl SetLock {
         let path = directory.join(LOCK);
         let io = |error| Error::io("lock", format!("set {}", path.display()), error);
         // Opened close-on-exec, as the standard library does: a child program must not hold the set.
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        let file = match OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path) {
+            Ok(file) => file,
+            // Its directory has just been removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(io(error)),
+        };
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { directory: directory.to_owned(), file, starved: None })),
+            // Removed by its last holder, between the two calls.
+            Ok(()) if !lies_at(&file, &path) => Ok(None),
+            Ok(()) => {
+                // What the one before wrote is not ours: its limit counts for nobody any more.
+                let _ = file.set_len(0);
+                Ok(Some(Self { directory: directory.to_owned(), file, starved: None }))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(io(error)),
         }
@@ -152,6 +164,10 @@ impl Life {
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Dead),
+            // Another user's. Whether it lives is not ours to know, and nothing of it to take.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(Self::Live { capacity_bytes: None, starved: false });
+            }
             Err(error) => return Err(error),
         };
         match file.try_lock_shared() {
@@ -237,5 +253,8 @@ mod tests {
         assert!(matches!(Life::of(&directory).unwrap(), Life::Live { starved: false, .. }));
         drop(own);
         assert_eq!(Life::of(&directory).unwrap(), Life::Dead);
+        // Whoever has it next has not said anything yet.
+        let _next = SetLock::try_take(&directory).unwrap().unwrap();
+        assert_eq!(Life::of(&directory).unwrap(), Life::Live { capacity_bytes: None, starved: false });
     }
 }

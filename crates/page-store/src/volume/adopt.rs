@@ -66,6 +66,10 @@ impl Volume {
             };
             let puts: Vec<Put> = pages.iter().filter_map(renumbered).collect();
             self.append(&mut state, puts.iter().copied().map(Record::Put))?;
+            if self.options.durability == Durability::Group {
+                // A segment that has moved is one that its old records no longer find.
+                state.journal.file().map_or(Ok(()), |file| file.sync_data()).map_err(io)?;
+            }
             let path = self.paths.segment(SegmentName { segment, ..name });
             let moved = fs::rename(paths.segment(name), &path).map_err(io);
             let opened = moved.and_then(|()| open_segment(path));

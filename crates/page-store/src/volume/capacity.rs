@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result};
 
-use super::presence::lies_at;
 use super::{State, Volume};
 use crate::config::LEAST_PAGES;
 use crate::format::{Put, Record};
 use crate::set::{
-    Life, Neighbour, OpenLedger, SegmentName, SetUse, create_segment, physical_bytes, remove_segment_file,
+    Life, Neighbour, OpenLedger, SegmentName, SetUse, create_segment, lies_at, physical_bytes,
+    remove_segment_file,
 };
 
 /// Journal and snapshot, and both once more while a generation begins: 64 bytes a slot each.
@@ -30,7 +30,7 @@ const MOST_SEGMENTS: u64 = 256;
 const MOST_SLOTS: u64 = 1 << 16;
 /// A root that was full is summed again after this long: others may have given something back.
 const FULL_FOR: Duration = Duration::from_secs(1);
-/// The same while others are asked to give something back.
+/// The same when others have just been asked to give something back; then twice as long, and so on.
 const STARVED_FOR: Duration = Duration::from_millis(20);
 /// How long the root's lock is waited for.
 const LEDGER_WITHIN: Duration = Duration::from_millis(200);
@@ -77,7 +77,11 @@ impl Volume {
     /// `NoSpace` if the size can never have a slot; `Config` if the capacity is below 16 pages; `Io`.
     pub(crate) fn make_room(&self, slot_bytes: u32, wanted: u64) -> Result<u64> {
         if !self.lock().fits {
-            self.fit(slot_bytes)?;
+            match self.fit(slot_bytes) {
+                // Somebody sits on the root's lock: what there is will do until the next batch.
+                Err(error) if error.kind() == ErrorKind::Busy => {}
+                fitted => fitted?,
+            }
         }
         let mut refused = None;
         loop {
@@ -91,7 +95,7 @@ impl Volume {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::NoSpace | ErrorKind::Io | ErrorKind::Busy) =>
                 {
-                    self.lock().full_since = Some(Instant::now());
+                    self.lock().is_full(FULL_FOR);
                     refused = Some(error);
                     break;
                 }
@@ -233,10 +237,10 @@ impl Volume {
         };
         {
             let mut state = self.lock();
-            state.fits = true;
             let own = self.own(&state);
             let now = self.taken_by_others(&ledger) + own.segments + own.metadata_now;
             if now <= ledger.capacity_bytes() {
+                state.fits = true;
                 return Ok(());
             }
         }
@@ -255,12 +259,12 @@ impl Volume {
                 break;
             }
             let Some((segment, _)) = state.catalog.coldest_segment(None) else {
-                // Those that are left are in use.
-                state.fits = false;
-                break;
+                // Those that are left are in use; there is a next time.
+                return Ok(());
             };
             self.give_up(&mut state, segment)?;
         }
+        state.fits = true;
         Ok(())
     }
 
@@ -279,8 +283,7 @@ impl Volume {
     fn grow(&self, slot_bytes: u32) -> Result<Growth> {
         let first_of_its_size = {
             let state = self.lock();
-            let full_for = if self.is_starved() { STARVED_FOR } else { FULL_FOR };
-            if state.full_since.is_some_and(|since| since.elapsed() < full_for) {
+            if state.full_since.is_some_and(|since| since.elapsed() < state.full_for) {
                 return Ok(Growth::Full);
             }
             state.catalog.class(slot_bytes).is_none()
@@ -301,11 +304,15 @@ impl Volume {
             room = self.room(&self.lock(), &ledger);
         }
         let slots = room.min(most) / slot;
+        let starved_before = self.is_starved();
         self.claim_share(&ledger, slot, slots == 0);
         let name = {
             let mut state = self.lock();
             if slots == 0 {
-                state.full_since = Some(Instant::now());
+                // Whoever was asked answers within milliseconds, or not soon.
+                let waited = if starved_before { 2 * state.full_for } else { STARVED_FOR };
+                let starved = self.is_starved();
+                state.is_full(if starved { waited.min(FULL_FOR) } else { FULL_FOR });
                 return Ok(Growth::Full);
             }
             let Some(segment) = state.next_segment() else {
@@ -407,6 +414,8 @@ impl Volume {
                 Ok(Growth::Grown) => (grown, freed) = (grown + 1, 0),
                 Ok(Growth::Full) => {}
                 Err(error) if error.kind() == ErrorKind::NoSpace => {}
+                // No more is given up for nothing.
+                Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::Io) => break,
                 Err(error) => return Err(error),
             }
         }
@@ -471,6 +480,12 @@ impl Volume {
 }
 
 impl State {
+    /// Nothing is tried for so long.
+    fn is_full(&mut self, full_for: Duration) {
+        self.full_since = Some(Instant::now());
+        self.full_for = full_for;
+    }
+
     /// What names and forgotten keys take now.
     fn extra_bytes(&self) -> u64 {
         extra_bytes(self.names.bytes(), self.forgotten)

@@ -113,7 +113,7 @@ impl Volume {
     /// replaced while it was read.
     pub(crate) fn is_corrupt_elsewhere(&self, key: &PageKey, set: u32, put: &Put) -> bool {
         let mut neighbours = self.neighbours();
-        neighbours.look(&self.sequence);
+        neighbours.look_anew(&self.sequence);
         neighbours.is_corrupt(key, set, put)
     }
 

@@ -20,7 +20,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hicache_core::{PoolName, Result, StorageStat};
 use hicache_hashing::Fingerprint;
@@ -99,6 +99,8 @@ pub(crate) struct State {
     fits: bool,
     /// When the root was last found full: it is not summed again at every batch.
     full_since: Option<Instant>,
+    /// For how long it counts as full.
+    full_for: Duration,
     /// Pages evicted since other classes were last looked at for a colder segment.
     evicted_since_look: u64,
     /// Names that could not be logged for want of room.

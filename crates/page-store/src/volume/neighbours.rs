@@ -113,8 +113,17 @@ impl Neighbours {
         self.seen = whole.then_some(now);
     }
 
+    /// Reads everything, also if nothing was published: a retirement is in the journal before that, and its slot is written
+    /// soon after.
+    pub(super) fn look_anew(&mut self, sequence: &Sequence) {
+        self.seen = None;
+        self.look(sequence);
+    }
+
     /// Finds sets that were made and forgets those that are gone.
     fn list_again(&mut self) -> bool {
+        // The number of one that is gone may have gone to another.
+        self.open.clear();
         let listed = match existing_sets(&self.namespace) {
             Ok(listed) => listed,
             Err(error) => {
@@ -125,7 +134,6 @@ impl Neighbours {
         let there = |path: &Path| listed.iter().any(|(_, directory)| directory == path);
         self.sets.retain(|other| there(other.follower.paths().directory()));
         let kept: Vec<u32> = self.sets.iter().map(|other| other.number).collect();
-        self.open.retain(|(number, _), _| kept.contains(number));
         for (number, directory) in listed {
             if directory != self.own && !kept.contains(&number) {
                 self.sets.push(Other { number, follower: Follower::new(&directory, self.fingerprint) });
@@ -159,8 +167,7 @@ impl Neighbours {
             Opened::Moved => {}
         }
         // Its set was adopted, or gave the segment up: what was read of it is old.
-        self.seen = None;
-        self.look(sequence);
+        self.look_anew(sequence);
         match self.open_now(key)? {
             Opened::Page(page) => Ok(Some(page)),
             Opened::Missing | Opened::Moved => Ok(None),

@@ -67,9 +67,9 @@ impl Volume {
             .map_err(|error| Error::io("create", format!("root {}", root.display()), error))?;
         let ledger = Ledger::open(root, options.capacity_bytes)?;
         let (manifest, claimed) = {
-            let mut open = ledger.lock(&directory, OPEN_WITHIN)?;
+            let open = ledger.lock(&directory, OPEN_WITHIN)?;
             if !options.is_reader() {
-                make_room_for_set(&mut open, &directory)?;
+                make_room_for_set(&open, &directory);
             }
             let io = |error| Error::io("create", format!("directory {}", directory.display()), error);
             fs::create_dir_all(&directory).map_err(io)?;
@@ -115,6 +115,7 @@ impl Volume {
             forgotten,
             fits: false,
             full_since: None,
+            full_for: Duration::ZERO,
             evicted_since_look: 0,
             dropped_names: 0,
             durable: Durable::default(),
@@ -158,7 +159,9 @@ impl Volume {
         volume.catch_up();
         for set in free {
             let directory = set.directory().to_owned();
-            if let Err(error) = volume.adopt(set) {
+            // Whoever sums, opens or looks for sets must not see one that is half here and half there.
+            let adopted = volume.ledger.lock_root(OPEN_WITHIN).and_then(|_held| volume.adopt(set));
+            if let Err(error) = adopted {
                 // It stays where it is, and is read like the set of another process.
                 tracing::warn!(set = %directory.display(), %error, "a set that nobody writes was not adopted");
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hicache_core::{Error, ErrorKind, Result};
 
 use super::Volume;
+use crate::set::{FileId, lies_at};
 
 /// Stores look at most so often: two calls of the system.
 const EVERY: Duration = Duration::from_secs(1);
@@ -32,19 +33,6 @@ struct Now {
     gone: Option<Error>,
 }
 
-/// Which file it is, whatever it is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    fn of(metadata: &Metadata) -> Self {
-        Self { device: metadata.dev(), inode: metadata.ino() }
-    }
-}
-
 impl Presence {
     /// # Errors
     /// `Io`.
@@ -63,12 +51,6 @@ impl Presence {
 
 fn is_mount_point(path: &Path, metadata: &Metadata) -> bool {
     fs::metadata(path.join("..")).is_ok_and(|parent| parent.dev() != metadata.dev())
-}
-
-/// Whether `file` is what lies at `path`.
-pub(super) fn lies_at(file: &File, path: &Path) -> bool {
-    let ids = file.metadata().and_then(|open| Ok((FileId::of(&open), FileId::of(&fs::metadata(path)?))));
-    ids.is_ok_and(|(open, there)| open == there)
 }
 
 impl Volume {

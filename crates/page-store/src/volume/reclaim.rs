@@ -38,7 +38,7 @@ impl Volume {
                     .and_then(|lock| lock.map(|lock| self.adopt(lock)).transpose())
                     .map(|adopted| adopted.is_some())
             } else {
-                shrink(&set.namespace, &set.directory, wanted)
+                shrink(&set.namespace, &set.directory, wanted).map(|freed| freed > 0)
             };
             match taken {
                 Ok(taken) => any |= taken,
@@ -54,34 +54,33 @@ impl Volume {
     }
 }
 
-/// Takes from the sets of other namespaces that nobody writes what a set that is about to be begun takes. If living
-/// writers have everything, there is the room that each of them leaves.
-///
-/// # Errors
-/// `Io`.
-pub(super) fn make_room_for_set(ledger: &mut OpenLedger<'_>, namespace: &Path) -> Result<()> {
-    let over = |ledger: &OpenLedger<'_>| {
-        (ledger.census.all_bytes() + NEW_SET_BYTES).saturating_sub(ledger.capacity_bytes())
-    };
+/// Takes what a new set takes from the sets of other namespaces that nobody writes, if the root is full. If living
+/// writers have everything, there is the room that each of them leaves. The rest comes when pages come.
+pub(super) fn make_room_for_set(ledger: &OpenLedger<'_>, namespace: &Path) {
     let dead: Vec<_> = ledger.census.dead().into_iter().cloned().collect();
-    for set in dead.iter().filter(|set| set.namespace != namespace && set.takes.segment_bytes > 0) {
-        let wanted = over(ledger);
+    if dead.iter().any(|set| set.namespace == namespace) {
+        return; // It is continued: none is begun.
+    }
+    let over = (ledger.census.all_bytes() + NEW_SET_BYTES).saturating_sub(ledger.capacity_bytes());
+    let mut wanted = over.min(NEW_SET_BYTES);
+    for set in dead.iter().filter(|set| set.takes.segment_bytes > 0) {
         if wanted == 0 {
             break;
         }
-        if let Err(error) = shrink(&set.namespace, &set.directory, wanted) {
-            tracing::warn!(set = %set.directory.display(), %error, "no space from a set that nobody writes");
+        match shrink(&set.namespace, &set.directory, wanted) {
+            Ok(freed) => wanted = wanted.saturating_sub(freed),
+            Err(error) => {
+                tracing::warn!(set = %set.directory.display(), %error, "no space from a set that nobody writes");
+            }
         }
-        ledger.sum_again(namespace)?;
     }
-    Ok(())
 }
 
-/// Removes the coldest segments of a set that nobody writes, or all of it. Answers whether anything went.
-fn shrink(namespace: &Path, directory: &Path, wanted: u64) -> Result<bool> {
+/// Removes the coldest segments of a set that nobody writes, or all of it. Answers how many bytes went.
+fn shrink(namespace: &Path, directory: &Path, wanted: u64) -> Result<u64> {
     let named = namespace.file_name().and_then(|name| name.to_str()?.parse::<Fingerprint>().ok());
-    let Some(fingerprint) = named else { return Ok(false) };
-    let Some(lock) = SetLock::try_take(directory)? else { return Ok(false) };
+    let Some(fingerprint) = named else { return Ok(0) };
+    let Some(lock) = SetLock::try_take(directory)? else { return Ok(0) };
     let paths = SetPaths::new(directory.to_owned());
     let io = |error| Error::io("shrink", format!("set {}", directory.display()), error);
     let mut replayed = replay(&paths, fingerprint, Lru::boxed)?;
@@ -116,5 +115,5 @@ fn shrink(namespace: &Path, directory: &Path, wanted: u64) -> Result<bool> {
     }
     Sequence::open(namespace, 0)?.sets_changed();
     drop(lock);
-    Ok(freed > 0)
+    Ok(freed)
 }

@@ -69,14 +69,14 @@ impl Volume {
     /// by right. Whoever has more is woken.
     pub(super) fn claim_share(&self, ledger: &OpenLedger<'_>, slot: u64, refused: bool) {
         let Share { fair, own } = self.share(ledger);
-        let alone = ledger.census.living().next().is_none();
-        let claims = !alone && own + slot <= fair && (refused || self.is_starved());
+        // If nobody has too much, there is nothing to be had: the disk is full of something else.
+        let rich = || ledger.census.living().filter(|set| self.taken_by(set) > fair);
+        let claims = own + slot <= fair && if refused { rich().next().is_some() } else { self.is_starved() };
         if let Some(lock) = &mut *self.lock.lock().unwrap_or_else(PoisonError::into_inner) {
             lock.set_starved(claims);
         }
         if claims && refused {
-            let rich = ledger.census.living().filter(|set| self.taken_by(set) > fair);
-            rich.for_each(|set| ring(&set.directory));
+            rich().for_each(|set| ring(&set.directory));
         }
     }
 

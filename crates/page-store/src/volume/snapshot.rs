@@ -107,9 +107,10 @@ impl Volume {
         });
         // The snapshot may know of more than what of its journal is on the disk. A journal that ends earlier would be
         // applied to what came later, and take slots back from pages that have them since.
-        let journal = || match self.lock().journal.file().filter(|_| self.is_group()) {
-            Some(journal) => journal.sync_data(),
-            None => Ok(()),
+        let journal = || {
+            // Not under the lock: the disk may take its time, and everybody waits for that.
+            let journal = self.lock().journal.file().filter(|_| self.is_group());
+            journal.map_or(Ok(()), |journal| journal.sync_data())
         };
         write_snapshot(&self.paths, generation, self.fingerprint, records, journal)?;
         remove_older(&self.paths, generation);
