@@ -52,6 +52,7 @@ fn bad_values() {
         ("capacity_bytes", json!("lots"), "must be a number of bytes"),
         ("io", json!("Direkt"), "must be one of direct, buffered, auto"),
         ("io", json!(true), "must be one of direct, buffered, auto"),
+        ("role", json!("owner"), "must be one of writer, reader"),
         ("durability", json!("always"), "must be one of none, group"),
         ("segment_bytes", json!(0), "at least 64KiB"),
         ("segment_bytes", json!("auto"), "at least 64KiB"),
