@@ -101,16 +101,20 @@ fn a_panic_of_an_owner_that_is_dropped_hurts_nobody_else() {
     // SAFETY: the owner keeps the bytes; the one lease is the engine's, which is told of no read.
     let region = unsafe { Region::foreign(base, 4096, kind, Box::new(Owner(bytes))) }.unwrap();
     let registration = engine.register(&region).unwrap();
-    let file = engine.attach(Arc::new(tempfile::tempfile().unwrap()), Path::new("file")).unwrap();
+    // A full pipe, so that the write ends when the test wants it to.
+    let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let full = rustix::pipe::fcntl_setpipe_size(&writing, 4096).unwrap();
+    assert_eq!(rustix::io::write(&writing, &vec![0; full]), Ok(full));
+    let pipe = engine.attach(Arc::new(File::from(writing)), Path::new("pipe")).unwrap();
     // SAFETY: as above.
     let piece = unsafe { registration.piece_of_range(0, 4096, Access::Read) }.unwrap();
     let memory = hicache_core::PageMemory::new(piece);
-    let extent = Extent { file, offset: 0, memory };
-    let file = extent.file.clone();
     let weak = Arc::downgrade(&region);
     drop((registration, region));
     // Nobody waits, so the last handle of the memory ends on the ring thread.
-    drop(engine.submit(Direction::Write, vec![extent]));
+    drop(engine.submit(Direction::Write, vec![Extent { file: pipe, offset: 0, memory }]));
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(rustix::io::read(&reading, &mut vec![0; full]), Ok(full));
     let start = Instant::now();
     while weak.strong_count() > 0 {
         assert!(start.elapsed() < Duration::from_secs(10), "the memory is not dropped");
@@ -118,6 +122,7 @@ fn a_panic_of_an_owner_that_is_dropped_hurts_nobody_else() {
     }
     let registration = engine.register(&Region::allocate(1, 4096).unwrap()).unwrap();
     let memory = registration.page(0, 4096, Access::Write).unwrap();
+    let file = engine.attach(Arc::new(tempfile::tempfile().unwrap()), Path::new("file")).unwrap();
     let done = engine.submit(Direction::Write, vec![Extent { file, offset: 0, memory }]).wait();
     assert_eq!(*done.outcomes[0].as_ref().unwrap(), 4096);
 }
