@@ -33,6 +33,8 @@ pub(crate) struct Ring {
     report: RingReport,
     slots: Vec<Option<Flight>>,
     free: Vec<usize>,
+    /// Arrays of operations that have ended, for those that come.
+    spare: Vec<Vec<Vector>>,
     registered: HashMap<u32, Arc<Memory>>,
     wake: WakeRead,
     ignored: usize,
@@ -40,7 +42,7 @@ pub(crate) struct Ring {
 
 /// An operation that the kernel has, with the array that its vectored form points to.
 struct Flight {
-    operation: Box<Operation>,
+    operation: Operation,
     vectors: Vec<Vector>,
 }
 
@@ -60,11 +62,15 @@ struct WakeRead {
 }
 
 /// What the kernel reports.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on its way; a box would be an allocation a page"
+)]
 pub(crate) enum Event {
     /// Somebody wrote the eventfd.
     Woken,
     /// The kernel has finished with this operation and its memory.
-    Done(Box<Operation>, Result<usize, Errno>),
+    Done(Operation, Result<usize, Errno>),
 }
 
 impl Ring {
@@ -81,6 +87,7 @@ impl Ring {
             report,
             slots: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
+            spare: Vec::with_capacity(depth),
             registered: HashMap::new(),
             wake: WakeRead { inbox, buffer: Box::new([0; 8]), under_way: false },
             ignored: 0,
@@ -108,17 +115,19 @@ impl Ring {
 
     /// The operations that the kernel has.
     pub(crate) fn operations(&self) -> impl Iterator<Item = &Operation> {
-        self.slots.iter().flatten().map(|flight| &*flight.operation)
+        self.slots.iter().flatten().map(|flight| &flight.operation)
     }
 
     /// Starts what is left of `operation`; gives it back if there is no room. The kernel hears of it at the next
     /// [`Ring::wait`].
-    pub(crate) fn start(&mut self, operation: Box<Operation>) -> Result<(), Box<Operation>> {
-        let Some(&key) = self.free.last() else { return Err(operation) };
+    pub(crate) fn start(&mut self, operation: Operation) -> Option<Operation> {
+        let Some(&key) = self.free.last() else { return Some(operation) };
         if !self.make_room() {
-            return Err(operation);
+            return Some(operation);
         }
-        let vectors = operation.segments().map(|(base, bytes)| Vector { base, bytes }).collect();
+        let mut vectors = self.spare.pop().unwrap_or_default();
+        vectors.clear();
+        vectors.extend(operation.segments().map(|(base, bytes)| Vector { base, bytes }));
         let flight = Flight { operation, vectors };
         let entry = flight.entry(self.number).user_data(key as u64);
         self.slots[key] = Some(flight);
@@ -127,10 +136,10 @@ impl Ring {
         // there. Both are in `slots` and leave it only in `next`, with this operation's own completion; `drop` leaks
         // those whose completion never came. A read has write leases: submitting checked that.
         if unsafe { self.uring.submission().push(&entry) }.is_ok() {
-            return Ok(());
+            return None;
         }
         self.free.push(key);
-        self.slots[key].take().map_or(Ok(()), |flight| Err(flight.operation))
+        self.slots[key].take().map(|flight| flight.operation)
     }
 
     /// Sees to it that an entry fits the submission queue. It has one for each slot and two more, so this only matters
@@ -202,6 +211,7 @@ impl Ring {
                     self.free.push(key);
                     let result = usize::try_from(entry.result())
                         .map_err(|_| Errno::from_raw_os_error(entry.result().saturating_neg()));
+                    self.spare.push(flight.vectors);
                     return Some(Event::Done(flight.operation, result));
                 }
             }

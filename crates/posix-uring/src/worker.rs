@@ -40,7 +40,7 @@ pub(crate) struct Worker {
     /// Batches with extents that nobody has started, oldest first.
     waiting: VecDeque<usize>,
     /// Operations that the kernel put off, and when to begin them again.
-    paused: Vec<(Instant, Box<Operation>)>,
+    paused: Vec<(Instant, Operation)>,
     /// Parts of memory that are to be registered.
     unregistered: VecDeque<(Arc<Memory>, usize)>,
     rounds_since_registering: u32,
@@ -195,7 +195,7 @@ impl Worker {
             };
             let file = Arc::clone(&token.file);
             let direction = batch.direction;
-            self.start(Box::new(Operation::new(URING, direction, (number, position), extent, file)));
+            self.start(Operation::new(URING, direction, (number, position), extent, file));
         }
         if let Some(&number) = self.waiting.front()
             && self.batches.get(number).is_none_or(|batch| batch.is_exhausted())
@@ -204,11 +204,11 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, operation: Box<Operation>) {
+    fn start(&mut self, operation: Operation) {
         if self.ring.in_flight() == 0 {
             self.pace.since = Instant::now();
         }
-        if let Err(operation) = self.ring.start(operation) {
+        if let Some(operation) = self.ring.start(operation) {
             self.paused.push((Instant::now() + LEAST_PATIENCE, operation));
         }
     }
@@ -276,7 +276,7 @@ impl Worker {
                         Step::Again => self.start(operation),
                         Step::After(pause) => self.paused.push((Instant::now() + pause, operation)),
                         Step::Finished(outcome) => {
-                            let Operation { batch, position, extent, .. } = *operation;
+                            let Operation { batch, position, extent, .. } = operation;
                             self.finish(batch, position, outcome, extent);
                         }
                     }

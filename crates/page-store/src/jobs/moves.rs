@@ -8,8 +8,13 @@ use hicache_core::{
     Registration, Result,
 };
 
+use smallvec::SmallVec;
+
 use super::{EngineRegistrations, Progress, Shared};
 use crate::set::SegmentFile;
+
+/// One for each piece of a page, of which there mostly are one or two: no allocation for those.
+type OfPieces<T> = SmallVec<[T; 2]>;
 
 /// A page to be moved.
 #[derive(Debug)]
@@ -107,8 +112,8 @@ impl Shared {
                     continue;
                 }
             };
-            let originals: Vec<_> =
-                page.memory.pieces().iter().map(|piece| piece.registration().clone()).collect();
+            let pieces = page.memory.pieces().iter();
+            let originals = pieces.map(|piece| piece.registration().clone()).collect();
             match under(page.memory, &lowered) {
                 Ok(memory) => {
                     tickets.push(Ticket { tag: page.tag, bytes: memory.bytes() as u64, originals });
@@ -175,7 +180,7 @@ impl Shared {
             let done = submit(engine, direction, extents).await;
             for ((mut page, slot), (result, extent)) in waiting.into_iter().zip(done) {
                 let ticket =
-                    Ticket { tag: page.tag, bytes: page.memory.bytes() as u64, originals: Vec::new() };
+                    Ticket { tag: page.tag, bytes: page.memory.bytes() as u64, originals: OfPieces::new() };
                 let mut result = result.and_then(|bytes| ticket.whole(bytes.min(ticket.bytes), direction));
                 let lost = extent.is_none();
                 if let Some(extent) = extent {
@@ -202,7 +207,7 @@ impl Shared {
 struct Ticket {
     tag: usize,
     bytes: u64,
-    originals: Vec<Registration>,
+    originals: OfPieces<Registration>,
 }
 
 impl Ticket {
@@ -261,7 +266,7 @@ async fn submit(
 }
 
 /// The engine's registrations of the pieces of a page that is registered with the store.
-fn registrations(memory: &PageMemory, number: usize) -> Result<Vec<Registration>> {
+fn registrations(memory: &PageMemory, number: usize) -> Result<OfPieces<Registration>> {
     let of_piece = |piece: &Piece| {
         let engines = piece.registration().token::<EngineRegistrations>();
         engines.and_then(|engines| engines.0.get(number)?.clone()).ok_or_else(|| {
@@ -277,6 +282,7 @@ fn registrations(memory: &PageMemory, number: usize) -> Result<Vec<Registration>
 /// The page under other registrations of the same regions.
 fn under(memory: PageMemory, registrations: &[Registration]) -> Result<PageMemory> {
     let pieces = memory.into_pieces().into_iter().zip(registrations);
-    let moved: Result<Vec<Piece>> = pieces.map(|(piece, other)| piece.with_registration(other)).collect();
+    let moved: Result<OfPieces<Piece>> =
+        pieces.map(|(piece, other)| piece.with_registration(other)).collect();
     PageMemory::from_pieces(moved?)
 }

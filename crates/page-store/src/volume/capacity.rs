@@ -9,8 +9,7 @@ use super::{State, Volume};
 use crate::config::LEAST_PAGES;
 use crate::format::{Put, Record};
 use crate::set::{
-    Life, Neighbour, OpenLedger, SegmentName, SetUse, create_segment, lies_at, physical_bytes,
-    remove_segment_file,
+    Life, Neighbour, OpenLedger, SegmentName, SetUse, create_segment, lies_at, remove_segment_file,
 };
 
 /// Journal and snapshot, and both once more while a generation begins: 64 bytes a slot each.
@@ -165,11 +164,13 @@ impl Volume {
     /// What this set takes.
     pub(super) fn own(&self, state: &State) -> Own {
         let slots: u64 = state.catalog.classes().values().map(|class| class.slots).sum();
-        let segments =
-            state.segments.values().filter_map(|segment| physical_bytes(segment.path()).ok()).sum();
-        let now = physical_bytes(self.paths.directory()).unwrap_or(0).saturating_sub(segments);
+        let now = SetUse::of(self.paths.directory()).unwrap_or_default();
         let later = self.later(slots, state.extra_room);
-        Own { segments, metadata_now: now, metadata: later.max(now) }
+        Own {
+            segments: now.segment_bytes,
+            metadata_now: now.metadata_bytes,
+            metadata: later.max(now.metadata_bytes),
+        }
     }
 
     /// What the metadata of a set may come to.
@@ -305,7 +306,9 @@ impl Volume {
         }
         let slots = room.min(most) / slot;
         let starved_before = self.is_starved();
-        self.claim_share(&ledger, slot, slots == 0);
+        if starved_before || slots == 0 {
+            self.claim_share(&ledger, slot, slots == 0);
+        }
         let name = {
             let mut state = self.lock();
             if slots == 0 {
