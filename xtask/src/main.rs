@@ -1,5 +1,6 @@
 //! Tasks of the workspace. `cargo xtask --help` lists them.
 
+mod bench;
 mod cargo;
 mod demo;
 mod gate;
@@ -24,6 +25,8 @@ enum Task {
     Demo(demo::Arguments),
     /// The whole gate: format, lints, tests, sanitizer, the recorded trace, kills, docs.
     Test(gate::Arguments),
+    /// The store beside the machine's limit, and beside what is used instead; `bench --help` says more.
+    Bench(bench::Arguments),
     /// Tests whose length is an argument, for long: damage, power failures, kills, everything mixed, the protocol.
     Soak(soak::Arguments),
     /// The invariants that a program can check.
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => gate::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Tidy => tidy::run(),
     };
