@@ -1,0 +1,51 @@
+//! The cache controller: where the pages of which prompts are, on the device, in host memory and in storage, and moving
+//! them between the three.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`config`] | [`ControllerConfig`]: sizes, policies, bounds; what is refused |
+//! | [`layout`] | [`Layout`], [`PageShape`]: how the bytes of a page lie, and the plans of copies between layouts |
+//! | [`page_state`], [`page_pool`] | what pages may be doing; pools of them |
+//! | [`host_pool`], [`device_pool`] | the two pools |
+//! | [`tree`] | [`Tree`]: the radix tree over token pages |
+//! | [`controller`] | [`Controller`]: what it is made of, and how it is driven |
+//! | [`request`] | [`Request`]: begin, finish, cancel a prompt |
+//! | `eviction` | making room |
+//! | `write`, [`load`] | device to host; host to device, layer by layer |
+//! | [`layer_done`] | [`LoadWait`]: waiting for a layer |
+//! | [`account`] | [`Account`]: where every page is |
+//! | [`metrics`] | [`Metrics`]: figures for Prometheus |
+
+pub mod account;
+mod bell;
+pub mod config;
+pub mod controller;
+mod copy_queue;
+pub mod device_pool;
+mod eviction;
+pub mod host_pool;
+pub mod layer_done;
+pub mod layout;
+pub mod load;
+pub mod metrics;
+pub mod page_pool;
+pub mod page_state;
+mod progress;
+pub mod request;
+mod sync;
+pub mod tree;
+mod write;
+
+pub use account::Account;
+pub use config::{ControllerConfig, IoBackend, PrefetchPolicy, WritePolicy};
+pub use controller::{Acknowledged, Controller, Operation};
+pub use device_pool::{DevicePage, DevicePool};
+pub use host_pool::{HostPage, HostPool};
+pub use layer_done::{LayerDone, LayerWait, LoadProducer, LoadWait};
+pub use layout::{Attention, Layout, PageShape};
+pub use load::LoadGate;
+pub use metrics::Metrics;
+pub use page_pool::{PageId, PagePool, PoolAccount};
+pub use page_state::{DeviceState, HostState, PageState};
+pub use request::Request;
+pub use tree::{Matched, NodeId, PromptSpace, TokenId, Tree};
