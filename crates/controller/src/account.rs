@@ -94,10 +94,3 @@ impl Controller {
         Ok(())
     }
 }
-impl Controller {
-    pub(crate) fn prefetching_pages(&self) -> usize {
-        0
-    }
-    pub(crate) fn back_up_node(&mut self, _: crate::tree::NodeId) {}
-    pub(crate) fn back_up_used(&mut self, _: crate::tree::NodeId) {}
-}

@@ -13,6 +13,8 @@ use crate::device_pool::DevicePool;
 use crate::host_pool::HostPool;
 use crate::layer_done::{LayerDone, LoadWait};
 use crate::metrics::Metrics;
+use crate::page_state::PageState;
+use crate::storage_tier::StorageTier;
 use crate::tree::{NodeId, Tree};
 
 /// Moves the pages of a model's KV cache between device, host and storage, and knows where which prompt's pages are.
@@ -40,6 +42,7 @@ pub struct Controller {
     pub(crate) layer_done: LayerDone,
     /// Loads that may not have arrived, the latest last.
     pub(crate) load_waits: Vec<LoadWait>,
+    pub(crate) storage: StorageTier,
     pub(crate) bell: Arc<Bell>,
     pub(crate) metrics: Arc<Metrics>,
     /// Nodes whose write or load ended, since they were last asked for.
@@ -79,6 +82,7 @@ impl Controller {
     pub fn new(config: ControllerConfig, device: Arc<dyn Device>) -> Result<Self> {
         config.validate()?;
         let shape = &config.shape;
+        let bell = Arc::new(Bell::default());
         Ok(Self {
             tree: Tree::new(shape.page_tokens),
             host: HostPool::new(&device, shape, config.host_layout, config.host_pages())?,
@@ -94,7 +98,8 @@ impl Controller {
             loading: Vec::new(),
             layer_done: LayerDone::new(shape.layers),
             load_waits: Vec::new(),
-            bell: Arc::new(Bell::default()),
+            storage: StorageTier::new(Arc::clone(&bell)),
+            bell,
             metrics: Arc::new(Metrics::default()),
             acknowledged: Vec::new(),
             config,
@@ -125,7 +130,7 @@ impl Controller {
     pub fn poll(&mut self) -> usize {
         self.bell.still();
         let now = Instant::now();
-        let ended = self.poll_writes(now) + self.poll_loads(now);
+        let ended = self.poll_writes(now) + self.poll_loads(now) + self.poll_storage(now);
         self.host.reclaim();
         self.device.reclaim();
         self.start_writing();
@@ -141,7 +146,8 @@ impl Controller {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.writing.iter().chain(&self.loading).map(CopyInFlight::deadline).min()
+        let copies = self.writing.iter().chain(&self.loading).map(CopyInFlight::deadline);
+        copies.chain(self.storage.next_deadline()).min()
     }
 
     pub(crate) fn waker(&self) -> Waker {
@@ -155,6 +161,7 @@ impl Controller {
             && self.cut_writes.is_empty()
             && self.writes.operations() == 0
             && self.loads.operations() == 0
+            && self.storage.is_idle()
     }
 
     /// Polls until nothing is queued or in flight, for at most `timeout`; says whether that was reached.
@@ -180,6 +187,20 @@ impl Controller {
         if self.acknowledged.len() < KEPT_ACKNOWLEDGEMENTS {
             self.acknowledged.push(Acknowledged { operation, node, pages });
         }
+    }
+
+    /// The figures.
+    pub fn metrics(&self) -> &Metrics {
+        let pools = [("host", self.host.account().iter().map(|(s, n)| (s.as_str(), n)).collect::<Vec<_>>())];
+        let device = self.device.account().iter().map(|(s, n)| (s.as_str(), n)).collect::<Vec<_>>();
+        for (pool, states) in pools.into_iter().chain([("device", device)]) {
+            states.into_iter().for_each(|(state, pages)| self.metrics.pool(pool, state, pages));
+        }
+        self.metrics.queue("write", self.writes.operations() + self.cut_writes.len() + self.writing.len());
+        self.metrics.queue("load", self.loads.operations() + self.loading.len());
+        self.metrics.queue("prefetch", self.storage.prefetches.len());
+        self.metrics.queue("backup_pages", self.storage.backing_up_pages);
+        &self.metrics
     }
 
     /// Tells of a defect of the controller's own: what it believes of a page is not true. The page stays as it is.

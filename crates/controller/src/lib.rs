@@ -12,12 +12,18 @@
 //! | [`request`] | [`Request`]: begin, finish, cancel a prompt |
 //! | `eviction` | making room |
 //! | `write`, [`load`] | device to host; host to device, layer by layer |
+//! | [`prefetch`], `backup` | storage to host, ahead of need; host to storage |
+//! | [`ranks`] | [`RankGroup`]: what ranks agree on, in one process or over TCP |
+//! | `storage_link`, `breaker`, `staging` | calls to storage, bound and guarded |
+//! | `life_cycle` | attach, detach, reset, clear, shutdown |
 //! | [`layer_done`] | [`LoadWait`]: waiting for a layer |
 //! | [`account`] | [`Account`]: where every page is |
 //! | [`metrics`] | [`Metrics`]: figures for Prometheus |
 
 pub mod account;
+mod backup;
 mod bell;
+mod breaker;
 pub mod config;
 pub mod controller;
 mod copy_queue;
@@ -26,12 +32,19 @@ mod eviction;
 pub mod host_pool;
 pub mod layer_done;
 pub mod layout;
+mod life_cycle;
 pub mod load;
 pub mod metrics;
 pub mod page_pool;
 pub mod page_state;
+pub mod prefetch;
+mod prefetch_worker;
 mod progress;
+pub mod ranks;
 pub mod request;
+mod staging;
+mod storage_link;
+mod storage_tier;
 mod sync;
 pub mod tree;
 mod write;
@@ -47,5 +60,7 @@ pub use load::LoadGate;
 pub use metrics::Metrics;
 pub use page_pool::{PageId, PagePool, PoolAccount};
 pub use page_state::{DeviceState, HostState, PageState};
+pub use prefetch::{PrefetchId, PrefetchStatus};
+pub use ranks::{RankGroup, SingleRank, TcpCoordinator, TcpRank, Topic};
 pub use request::Request;
 pub use tree::{Matched, NodeId, PromptSpace, TokenId, Tree};

@@ -94,6 +94,9 @@ impl Controller {
             let (own, after) = rest.split_at(self.tree.node(part).pages(self.config.shape.page_tokens));
             rest = after;
             self.tree.set_device(part, Some(own.to_vec()));
+            if std::mem::take(&mut self.tree.node_mut(part).prefetched) {
+                self.metrics.prefetch_used(own.len());
+            }
         }
         // For the operation; the request's own lock moves to the node that is now on the device.
         self.tree.lock(node, Tier::Device);

@@ -27,17 +27,14 @@ impl Progress {
         false
     }
 
-    /// Ends it: how many pages are complete. The answer is the same from then on, whoever asks.
-    pub(crate) fn terminate(&self) -> u64 {
-        self.0.fetch_or(TERMINATED, Ordering::AcqRel) & !TERMINATED
+    /// Ends it: how many pages are complete, which is the same from then on, whoever asks; and whether this call ended
+    /// it, which one only does.
+    pub(crate) fn terminate(&self) -> (u64, bool) {
+        let seen = self.0.fetch_or(TERMINATED, Ordering::AcqRel);
+        (seen & !TERMINATED, seen & TERMINATED == 0)
     }
 
     pub(crate) fn is_terminated(&self) -> bool {
         self.0.load(Ordering::Relaxed) & TERMINATED != 0
-    }
-
-    /// Complete pages so far.
-    pub(crate) fn pages(&self) -> u64 {
-        self.0.load(Ordering::Acquire) & !TERMINATED
     }
 }

@@ -40,6 +40,8 @@ impl Controller {
     pub fn begin(&mut self, space: PromptSpace, tokens: Vec<TokenId>) -> Request {
         let matched = self.tree.find(&space, &tokens);
         self.lock_matched(&matched);
+        self.metrics.hits("device", matched.device_pages.len());
+        self.metrics.hits("host", matched.host_pages);
         Request { space, tokens, matched }
     }
 
@@ -78,6 +80,7 @@ impl Controller {
             self.unlock_matched(&request.matched);
             return Err(error);
         }
+        self.metrics.missed("computed", computed.len());
         let inserted = self.tree.insert(&request.space, tokens, &pages);
         let new = |page: &DevicePage| self.device.state(*page).ok() == Some(DeviceState::Reserved);
         let left: Vec<DevicePage> = inserted.left.into_iter().filter(new).collect();

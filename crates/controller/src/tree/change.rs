@@ -179,7 +179,7 @@ impl Tree {
                 taken.extend_from_slice(rest_pages);
                 let new = self.node_mut(child);
                 new.hashes = Some(hashes[rest..rest + rest_pages.len()].to_vec());
-                new.stored = true;
+                (new.stored, new.prefetched) = (true, true);
                 self.set_host(child, Some(rest_pages.to_vec()));
                 node = child;
             }
@@ -201,14 +201,6 @@ impl Tree {
             self.split(id, own - pages);
         }
         Some(id)
-    }
-
-    /// Evictable nodes of a tier.
-    pub(crate) fn evictable(&self, tier: Tier) -> usize {
-        match tier {
-            Tier::Device => self.device_order.len(),
-            Tier::Host => self.host_order.len(),
-        }
     }
 
     /// Takes a node out if it has no copy and no child, and its ancestors likewise.

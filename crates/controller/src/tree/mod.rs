@@ -235,6 +235,13 @@ impl Tree {
         (device, host)
     }
 
+    /// Nothing counts as stored any more.
+    pub(crate) fn forget_stored(&mut self) {
+        for node in self.nodes.iter_mut().flatten() {
+            node.stored = false;
+        }
+    }
+
     /// Whether anything is locked.
     pub(crate) fn is_locked(&self) -> bool {
         self.nodes.iter().flatten().any(|node| node.device_locks + node.host_locks > 0)

@@ -50,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) stored: bool,
     /// It is being stored.
     pub(crate) storing: bool,
+    /// It was prefetched, and not used since.
+    pub(crate) prefetched: bool,
     /// Writing it to the host has failed since it was last used: it is not tried again for an eviction.
     pub(crate) write_failed: bool,
     /// Its device copy is not whole, and is dropped with the last lock.
@@ -80,6 +82,7 @@ impl Node {
             hits: 0,
             stored: false,
             storing: false,
+            prefetched: false,
             write_failed: false,
             spoilt: false,
             ranks: [None; 2],

@@ -72,6 +72,7 @@ impl Tree {
         upper.stored = node.stored;
         upper.storing = node.storing;
         upper.spoilt = node.spoilt;
+        upper.prefetched = node.prefetched;
         upper.children.set(first_page_sum(&tail, page_tokens), id);
         let parent = node.parent;
         node.tokens = tail;
