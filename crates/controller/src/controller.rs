@@ -154,6 +154,11 @@ impl Controller {
         Waker::from(Arc::clone(&self.bell))
     }
 
+    /// Pages that wait to be stored, or are being stored.
+    pub fn backlog_pages(&self) -> usize {
+        self.storage.backing_up_pages
+    }
+
     /// Whether anything is queued or in flight.
     pub fn is_idle(&self) -> bool {
         self.writing.is_empty()

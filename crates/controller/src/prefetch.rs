@@ -43,6 +43,8 @@ pub enum PrefetchStatus {
     Ended {
         /// How many.
         pages: usize,
+        /// How many storage had.
+        found: usize,
     },
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct Prefetch {
     skip: usize,
     base: NodeId,
     wanted: usize,
+    /// Pages that storage has, once that is known.
+    found: usize,
     begun: Instant,
     pub(crate) deadline: Instant,
     progress: Arc<Progress>,
@@ -114,6 +118,7 @@ impl Controller {
             skip,
             base: matched.node,
             wanted,
+            found: 0,
             begun,
             deadline: begun + link.timeout.saturating_mul(batches) + ranks,
             progress: Arc::new(Progress::new()),
@@ -147,7 +152,7 @@ impl Controller {
     pub fn check_prefetch(&mut self, id: PrefetchId) -> PrefetchStatus {
         self.poll();
         let Some(prefetch) = self.storage.prefetches.get(&id.0) else {
-            return PrefetchStatus::Ended { pages: 0 };
+            return PrefetchStatus::Ended { pages: 0, found: 0 };
         };
         let may_end = match self.config.prefetch_policy {
             _ if prefetch.has_ended() => true,
@@ -158,7 +163,8 @@ impl Controller {
         if !may_end {
             return PrefetchStatus::Pending;
         }
-        PrefetchStatus::Ended { pages: self.terminate_prefetch(id) }
+        let found = prefetch.found;
+        PrefetchStatus::Ended { pages: self.terminate_prefetch(id), found }
     }
 
     /// How long policy `timeout` waits for so many pages.
@@ -228,10 +234,12 @@ impl Controller {
 
     /// It is known how much there is: memory is taken for it, or it is revoked.
     fn prefetch_hits(&mut self, id: u64, mut hashes: Vec<Digest>) {
-        let Some(prefetch) = self.storage.prefetches.get(&id) else { return };
+        let Some(prefetch) = self.storage.prefetches.get_mut(&id) else { return };
         if prefetch.has_ended() {
             return;
         }
+        prefetch.found = hashes.len();
+        let Some(prefetch) = self.storage.prefetches.get(&id) else { return };
         let job = self.prefetch_job(id, prefetch, "pages");
         if hashes.len() < self.config.threshold_pages() {
             self.metrics.missed("storage", prefetch.wanted - hashes.len());
