@@ -98,6 +98,14 @@ impl Controller {
         freed
     }
 
+    /// Whether every device page of the match is whole. False while loads are on their way, and after one has
+    /// failed or was lost: look again then, and compute what is missing.
+    pub fn is_whole(&self, request: &Request) -> bool {
+        let resident = |page: &DevicePage| self.device.state(*page).ok() == Some(DeviceState::Resident);
+        request.matched.device_pages.iter().all(resident)
+            && !self.tree.path_is_spoilt(request.matched.device_node)
+    }
+
     /// Ends a request that is not computed.
     pub fn cancel(&mut self, request: Request) {
         self.unlock_matched(&request.matched);

@@ -29,7 +29,7 @@ mod sync {
 }
 
 #[path = "../src/layer_done.rs"]
-#[allow(dead_code, reason = "a part of it is enough here")]
+#[allow(dead_code, unreachable_pub, reason = "a part of it is enough here")]
 mod layer_done;
 
 use layer_done::{LOAD_SETS, LayerDone, LayerWait};
@@ -58,9 +58,16 @@ unsafe impl Sync for Layers {}
 // SAFETY: as above.
 unsafe impl Send for Layers {}
 
+/// All interleavings with at most three changes of thread that nobody asked for.
+fn model(run: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(run);
+}
+
 /// A producer of two layers and a consumer that reads each as soon as it may.
 fn a_layer_is_whole_when_it_is_told(count_first: bool) {
-    loom::model(move || {
+    model(move || {
         let done = LayerDone::new(2);
         let (producer, wait) = done.begin().unwrap();
         let layers = Arc::new(Layers([UnsafeCell::new(0), UnsafeCell::new(0)]));
@@ -97,7 +104,7 @@ fn loom_finds_a_layer_that_is_told_too_early() {
 
 #[test]
 fn a_load_that_is_dropped_half_way_wakes_all_who_wait() {
-    loom::model(|| {
+    model(|| {
         let done = LayerDone::new(2);
         let (producer, wait) = done.begin().unwrap();
         let other = wait.clone();
@@ -114,7 +121,7 @@ fn a_load_that_is_dropped_half_way_wakes_all_who_wait() {
 
 #[test]
 fn a_set_is_not_used_again_while_somebody_waits_for_it() {
-    loom::model(|| {
+    model(|| {
         let done = LayerDone::new(1);
         let mut held = Vec::new();
         for _ in 0..LOAD_SETS {
@@ -138,6 +145,7 @@ fn a_set_is_not_used_again_while_somebody_waits_for_it() {
             assert_eq!(wait.wait(0, LONG), LayerWait::Failed);
         }
         waiter.join().unwrap();
+        drop(held);
         assert!(done.begin().is_some());
     });
 }

@@ -105,7 +105,7 @@ impl Play {
         let _ = controller.load_back(&mut request);
         let whole = controller.start_loading().wait_all(Duration::from_millis(500)) == LayerWait::Done;
         let arrived = controller.wait_loaded(LONG);
-        if !whole || !arrived {
+        if !whole || !arrived || !controller.is_whole(&request) {
             return controller.cancel(request);
         }
         let keys = keys(request.tokens());
@@ -228,14 +228,17 @@ impl Play {
         }
         self.engine.controller.terminate_prefetches();
         assert!(self.engine.controller.drain(LONG), "it hangs");
-        self.engine.device.release_lost();
-        self.storage.release_lost();
-        let until = std::time::Instant::now() + LONG;
-        while self.engine.account().abandoned_pages > 0 && std::time::Instant::now() < until {
-            self.engine.controller.wait(Duration::from_millis(5));
-        }
-        self.engine.rest();
         self.engine.controller.reset(LONG).unwrap();
+        // What was lost lets go, some of it only now.
+        let until = std::time::Instant::now() + LONG;
+        loop {
+            self.engine.device.release_lost();
+            self.storage.release_lost();
+            self.engine.controller.wait(Duration::from_millis(5));
+            if self.engine.account().abandoned_pages == 0 || std::time::Instant::now() >= until {
+                break;
+            }
+        }
         let account = self.engine.rest();
         assert_eq!(account.tree.nodes, 0);
         assert_eq!(self.engine.controller.host_pool().free_pages(), 20);

@@ -12,7 +12,7 @@ mod sync {
 }
 
 #[path = "../src/progress.rs"]
-#[allow(dead_code, reason = "a part of it is enough here")]
+#[allow(dead_code, unreachable_pub, reason = "a part of it is enough here")]
 mod progress;
 
 use progress::Progress;

@@ -242,6 +242,11 @@ impl Tree {
         }
     }
 
+    /// Whether a device copy on the path down to a node is not whole.
+    pub(crate) fn path_is_spoilt(&self, id: NodeId) -> bool {
+        std::iter::successors(Some(id), |id| self.node(*id).parent).any(|id| self.node(id).spoilt)
+    }
+
     /// Whether anything is locked.
     pub(crate) fn is_locked(&self) -> bool {
         self.nodes.iter().flatten().any(|node| node.device_locks + node.host_locks > 0)

@@ -111,7 +111,8 @@ impl TierEngine {
             let layers = (0..self.shape.layers).map(|layer| gate.wait(layer, LONG));
             let outcome =
                 layers.fold(LayerWait::Done, |all, one| if all == LayerWait::Done { one } else { all });
-            if outcome == LayerWait::Done && self.controller.wait_loaded(LONG) {
+            let arrived = outcome == LayerWait::Done && self.controller.wait_loaded(LONG);
+            if arrived && self.controller.is_whole(prompt) {
                 return Ok(loaded);
             }
             served.failed_loads += 1;
