@@ -38,7 +38,8 @@ pub struct Controller {
     pub(crate) cut_writes: std::collections::VecDeque<CopyOperation>,
     pub(crate) writing: Vec<CopyInFlight>,
     pub(crate) loads: CopyQueue,
-    pub(crate) loading: Vec<CopyInFlight>,
+    /// Loads that are with the device, and what their forward passes wait for.
+    pub(crate) loading: Vec<(CopyInFlight, LoadWait)>,
     pub(crate) layer_done: LayerDone,
     /// Loads that may not have arrived, the latest last.
     pub(crate) load_waits: Vec<LoadWait>,
@@ -146,7 +147,8 @@ impl Controller {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let copies = self.writing.iter().chain(&self.loading).map(CopyInFlight::deadline);
+        let copies =
+            self.writing.iter().chain(self.loading.iter().map(|(copy, _)| copy)).map(CopyInFlight::deadline);
         copies.chain(self.storage.next_deadline()).min()
     }
 

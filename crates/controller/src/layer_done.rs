@@ -4,7 +4,7 @@
 //! again only when its load has ended and nobody waits for it any more. `tests/layer_done_model.rs` compiles this file
 //! against loom's types, so it names them through `super::sync` only.
 
-use super::sync::{Arc, Condvar, Duration, Mutex, MutexGuard, lock, wait_for};
+use super::sync::{Arc, Condvar, Duration, Mutex, lock, wait_for};
 
 /// Loads that can be under way at once.
 pub const LOAD_SETS: usize = 3;
@@ -29,57 +29,82 @@ struct Set {
     users: usize,
 }
 
+/// A set, and whoever waits for it.
 #[derive(Debug)]
-struct Shared {
+struct Cell {
+    set: Mutex<Set>,
+    changed: Condvar,
+    number: usize,
     layers: usize,
-    sets: [(Mutex<Set>, Condvar); LOAD_SETS],
-    /// The set that was begun last.
-    last: Mutex<usize>,
 }
 
-impl Shared {
-    fn set(&self, number: usize) -> MutexGuard<'_, Set> {
-        lock(&self.sets[number].0)
+impl Cell {
+    fn new(number: usize, layers: usize) -> Arc<Self> {
+        Arc::new(Self { set: Mutex::new(Set::default()), changed: Condvar::new(), number, layers })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Set)) {
+        change(&mut lock(&self.set));
+        self.changed.notify_all();
     }
 }
 
 /// The rotating sets.
 #[derive(Debug)]
-pub struct LayerDone(Arc<Shared>);
+pub struct LayerDone {
+    layers: usize,
+    sets: Mutex<Rotation>,
+}
+
+#[derive(Debug)]
+struct Rotation {
+    cells: [Arc<Cell>; LOAD_SETS],
+    /// The set that was begun last.
+    last: usize,
+}
 
 impl LayerDone {
     /// Sets for loads of `layers` layers.
     pub fn new(layers: usize) -> Self {
-        let sets = std::array::from_fn(|_| (Mutex::new(Set::default()), Condvar::new()));
-        Self(Arc::new(Shared { layers, sets, last: Mutex::new(LOAD_SETS - 1) }))
+        let cells = std::array::from_fn(|number| Cell::new(number, layers));
+        Self { layers, sets: Mutex::new(Rotation { cells, last: LOAD_SETS - 1 }) }
     }
 
     /// Takes the next set for a load: the end that counts, and one that waits. `None` while the set is still in use.
     pub fn begin(&self) -> Option<(LoadProducer, LoadWait)> {
-        let mut last = lock(&self.0.last);
-        let number = (*last + 1) % LOAD_SETS;
-        let mut set = self.0.set(number);
+        let mut sets = lock(&self.sets);
+        let number = (sets.last + 1) % LOAD_SETS;
+        let cell = Arc::clone(&sets.cells[number]);
+        let mut set = lock(&cell.set);
         if set.users > 0 {
             return None;
         }
         *set = Set { users: 2, ..Set::default() };
         drop(set);
-        *last = number;
-        let end = |_| SetUser { shared: Arc::clone(&self.0), number };
-        Some((LoadProducer(end(0)), LoadWait(end(1))))
+        sets.last = number;
+        Some((LoadProducer(SetUser(Arc::clone(&cell))), LoadWait(SetUser(cell))))
+    }
+
+    /// Gives up on a load whose end will perhaps never come: it has failed for those who wait, and its place in the
+    /// rotation is free.
+    pub fn give_up(&self, wait: &LoadWait) {
+        let cell = &wait.0.0;
+        let mut sets = lock(&self.sets);
+        if Arc::ptr_eq(&sets.cells[cell.number], cell) {
+            sets.cells[cell.number] = Cell::new(cell.number, self.layers);
+        }
+        drop(sets);
+        cell.change(|set| set.failed = true);
     }
 }
 
 /// One use of a set.
 #[derive(Debug)]
-struct SetUser {
-    shared: Arc<Shared>,
-    number: usize,
-}
+struct SetUser(Arc<Cell>);
 
 impl Drop for SetUser {
     fn drop(&mut self) {
-        self.shared.set(self.number).users -= 1;
+        lock(&self.0.set).users -= 1;
     }
 }
 
@@ -90,26 +115,17 @@ pub struct LoadProducer(SetUser);
 impl LoadProducer {
     /// One more layer has arrived; `whole` says whether for every page.
     pub fn layer_done(&self, whole: bool) {
-        let mut set = self.0.shared.set(self.0.number);
-        set.done += 1;
-        set.failed |= !whole;
-        drop(set);
-        self.0.shared.sets[self.0.number].1.notify_all();
-    }
-
-    /// The load has failed, whatever arrives.
-    pub fn fail(&self) {
-        self.0.shared.set(self.0.number).failed = true;
-        self.0.shared.sets[self.0.number].1.notify_all();
+        self.0.0.change(|set| {
+            set.done += 1;
+            set.failed |= !whole;
+        });
     }
 }
 
 impl Drop for LoadProducer {
     fn drop(&mut self) {
-        let mut set = self.0.shared.set(self.0.number);
-        set.failed |= set.done < self.0.shared.layers;
-        drop(set);
-        self.0.shared.sets[self.0.number].1.notify_all();
+        let cell = &self.0.0;
+        cell.change(|set| set.failed |= set.done < cell.layers);
     }
 }
 
@@ -119,23 +135,22 @@ pub struct LoadWait(SetUser);
 
 impl Clone for LoadWait {
     fn clone(&self) -> Self {
-        self.0.shared.set(self.0.number).users += 1;
-        Self(SetUser { shared: Arc::clone(&self.0.shared), number: self.0.number })
+        lock(&self.0.0.set).users += 1;
+        Self(SetUser(Arc::clone(&self.0.0)))
     }
 }
 
 impl LoadWait {
     /// Blocks until `layer`, counted from 0, has arrived, for at most `timeout`.
     pub fn wait(&self, layer: usize, timeout: Duration) -> LayerWait {
-        let wanted = layer.saturating_add(1).min(self.0.shared.layers);
-        let (set, changed) = &self.0.shared.sets[self.0.number];
-        let set = wait_for(lock(set), changed, timeout, |set| set.failed || set.done >= wanted);
-        if set.failed {
-            LayerWait::Failed
-        } else if set.done >= wanted {
-            LayerWait::Done
-        } else {
-            LayerWait::TimedOut
+        let cell = &self.0.0;
+        let wanted = layer.saturating_add(1).min(cell.layers);
+        let over = |set: &Set| set.failed || set.done >= wanted;
+        let set = wait_for(lock(&cell.set), &cell.changed, timeout, over);
+        match &*set {
+            set if set.failed => LayerWait::Failed,
+            set if set.done >= wanted => LayerWait::Done,
+            _ => LayerWait::TimedOut,
         }
     }
 
@@ -146,6 +161,6 @@ impl LoadWait {
 
     /// Which of the sets it is.
     pub fn set(&self) -> usize {
-        self.0.number
+        self.0.0.number
     }
 }

@@ -123,7 +123,7 @@ impl Controller {
             && let Some(operation) = self.loads.take()
         {
             tracing::debug!(id = operation.id, pages = operation.moves.len(), "load");
-            self.load_waits.push(wait);
+            self.load_waits.push(wait.clone());
             let pages = operation.moves.iter().map(|page| (page.host, page.device)).collect();
             // Dropped with the batch: a batch that is lost leaves the set failed.
             let producer = Arc::new(producer);
@@ -137,8 +137,8 @@ impl Controller {
             let timeout = Duration::from_millis(self.config.device_timeout_ms);
             let mut copy = CopyInFlight::new(operation.nodes, pages, transfer, timeout);
             match copy.look(&self.waker(), Instant::now()) {
-                Some(copied) => self.load_ended(copy, copied),
-                None => self.loading.push(copy),
+                Some(copied) => self.load_ended(copy, copied, &wait),
+                None => self.loading.push((copy, wait)),
             }
         }
         LoadGate(self.load_waits.clone())
@@ -163,10 +163,10 @@ impl Controller {
         let waker = self.waker();
         let (mut ended, mut at) = (0, 0);
         while at < self.loading.len() {
-            match self.loading[at].look(&waker, now) {
+            match self.loading[at].0.look(&waker, now) {
                 Some(copied) => {
-                    let copy = self.loading.remove(at);
-                    self.load_ended(copy, copied);
+                    let (copy, wait) = self.loading.remove(at);
+                    self.load_ended(copy, copied, &wait);
                     ended += 1;
                 }
                 None => at += 1,
@@ -178,7 +178,7 @@ impl Controller {
         ended
     }
 
-    fn load_ended(&mut self, copy: CopyInFlight, copied: Copied) {
+    fn load_ended(&mut self, copy: CopyInFlight, copied: Copied, wait: &LoadWait) {
         let outcomes: Vec<bool> = match copied {
             Copied::Done(done) => {
                 let failed = done.outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
@@ -186,6 +186,8 @@ impl Controller {
                 done.outcomes.iter().map(Result::is_ok).collect()
             }
             Copied::Lost => {
+                // The device may keep its end for ever.
+                self.layer_done.give_up(wait);
                 self.metrics.failed("load", "timeout", copy.pages.len());
                 vec![false; copy.pages.len()]
             }

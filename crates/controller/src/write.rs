@@ -155,9 +155,10 @@ impl Controller {
                 written.push(self.tree.split(part, run));
             }
             self.tree.node_mut(part).write_failed = true;
-            let dropped = self.tree.drop_below(part, Tier::Host);
-            self.settle_dropped(dropped);
-            break;
+            // What is below stands on the device copy.
+            let host = self.tree.set_host(part, None).unwrap_or_default();
+            let result = self.host.free(&host);
+            self.must(result);
         }
         for part in written {
             self.back_up_node(part);

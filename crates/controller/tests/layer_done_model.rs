@@ -120,6 +120,27 @@ fn a_load_that_is_dropped_half_way_wakes_all_who_wait() {
 }
 
 #[test]
+fn a_load_that_is_given_up_fails_and_its_place_is_free() {
+    model(|| {
+        let done = LayerDone::new(1);
+        let (producer, wait) = done.begin().unwrap();
+        let late = thread::spawn(move || producer.layer_done(true));
+        done.give_up(&wait);
+        assert_eq!(wait.wait(0, LONG), LayerWait::Failed);
+        for _ in 0..LOAD_SETS {
+            let (producer, next) = done.begin().expect("a place in the rotation is free");
+            assert_eq!(
+                next.wait(0, core::time::Duration::ZERO),
+                LayerWait::TimedOut,
+                "the late end is another's"
+            );
+            drop(producer);
+        }
+        late.join().unwrap();
+    });
+}
+
+#[test]
 fn a_set_is_not_used_again_while_somebody_waits_for_it() {
     model(|| {
         let done = LayerDone::new(1);
