@@ -140,9 +140,10 @@ impl RankGroup for TcpRank {
                 || state.connection != connection
         };
         let mut state = wait_for(state, &self.shared.changed, timeout, over);
+        let ended = over(&state);
         match state.waited.remove(&topic).flatten() {
             Some(decision) => Ok(decision),
-            None if over(&state) => Err(self.unavailable()),
+            None if ended => Err(self.unavailable()),
             None => Err(Error::new(
                 ErrorKind::Timeout,
                 format!("the ranks did not agree within {} ms", timeout.as_millis()),
