@@ -63,4 +63,4 @@ pub use page_state::{DeviceState, HostState, PageState};
 pub use prefetch::{PrefetchId, PrefetchStatus};
 pub use ranks::{RankGroup, SingleRank, TcpCoordinator, TcpRank, Topic};
 pub use request::Request;
-pub use tree::{Matched, NodeId, PromptSpace, TokenId, Tree};
+pub use tree::{Inserted, Matched, NodeId, PromptSpace, TokenId, Tree};

@@ -86,7 +86,7 @@ impl Tree {
 
     /// Puts computed pages into the tree: page `i` of `pages` holds the `i`-th page of `tokens`. Pages that a match
     /// answered stand for themselves. Counts as use.
-    pub(crate) fn insert(
+    pub fn insert(
         &mut self,
         space: &PromptSpace,
         tokens: &[TokenId],

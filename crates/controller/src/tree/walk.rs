@@ -88,7 +88,7 @@ impl Tree {
     }
 
     /// What the tree has of a prompt. Counts as use.
-    pub(crate) fn find(&mut self, space: &PromptSpace, tokens: &[TokenId]) -> Matched {
+    pub fn find(&mut self, space: &PromptSpace, tokens: &[TokenId]) -> Matched {
         let now = self.tick();
         let root = self.root(space);
         let mut found = Matched { device_pages: Vec::new(), host_pages: 0, device_node: root, node: root };
