@@ -126,7 +126,7 @@ fn copies(layout: Layout) -> Result<()> {
 
 /// A forward pass whose layers take as long as their copies: how much of the copies it hides.
 fn hiding() -> Result<()> {
-    const PAGES: usize = 64;
+    const PAGES: usize = 128;
     let mut controller = controller(LARGE, Layout::PageFirstDirect, Layout::LayerFirst, PAGES)?;
     let tokens = prompt(1, PAGES, LARGE.page_tokens);
     fill(&mut controller, &tokens)?;
@@ -134,7 +134,7 @@ fn hiding() -> Result<()> {
     let mut hidden = Vec::new();
     for _ in 0..ROUNDS {
         let mut times = [0.0; 2];
-        let mut layer = Duration::ZERO;
+        let (mut layer, mut computing) = (Duration::ZERO, 0.0);
         for (round, time) in times.iter_mut().enumerate() {
             controller.evict_device(PAGES);
             let mut request = controller.begin(PromptSpace::default(), tokens.clone());
@@ -147,10 +147,10 @@ fn hiding() -> Result<()> {
             } else {
                 for number in 0..LARGE.layers {
                     assert_eq!(gate.wait(number, LONG), LayerWait::Done);
-                    let computing = Instant::now();
-                    while computing.elapsed() < layer {
-                        std::hint::spin_loop();
-                    }
+                    // A device computes; this thread has nothing to do.
+                    let begun = Instant::now();
+                    std::thread::sleep(layer);
+                    computing += begun.elapsed().as_secs_f64();
                 }
             }
             *time = begun.elapsed().as_secs_f64();
@@ -158,7 +158,6 @@ fn hiding() -> Result<()> {
             controller.cancel(request);
         }
         let [copy, overlapped] = times;
-        let computing = layer.as_secs_f64() * LARGE.layers as f64;
         hidden.push((copy + computing - overlapped) / copy);
     }
     say("layer-wise load behind an equally long forward pass, of the copy hidden", hidden, "");
@@ -170,8 +169,43 @@ fn cpu() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// CPU of the whole process for each page that is written to the host and stored, and for each that is loaded, less
-/// hashing; pages so small that copying them is nothing.
+/// CPU of the same copies without a controller, in microseconds a page: the leases are there already.
+fn bare(
+    shape: &PageShape,
+    from: Layout,
+    to: Layout,
+    by_layer: bool,
+    pages: usize,
+    batch: usize,
+) -> Result<f64> {
+    let device: Arc<dyn hicache_core::Device> = CpuDevice::new();
+    let stream = device.stream("bare")?;
+    let plan = Arc::new(if by_layer { shape.by_layer(from, to)? } else { shape.whole(from, to)? });
+    let source = hicache_controller::HostPool::new(&device, shape, from, pages)?;
+    let target = hicache_controller::HostPool::new(&device, shape, to, pages)?;
+    let page = |i: usize| {
+        let page = hicache_controller::HostPage::new(i as u32);
+        let to = target.leases(page, Access::Write)?;
+        Ok(hicache_core::PageCopy { from: source.leases(page, Access::Read)?, to })
+    };
+    let round = || {
+        let mut batches = Vec::new();
+        for first in (0..pages).step_by(batch) {
+            let pages = (first..first + batch).map(page).collect::<Result<_>>()?;
+            batches.push(hicache_core::CopyBatch { pages, plan: Arc::clone(&plan), step_done: None });
+        }
+        let begun = cpu();
+        let done: Vec<_> = batches.into_iter().map(|batch| stream.copy(batch).wait()).collect();
+        let time = cpu() - begun;
+        drop(done);
+        Ok(time * 1e6 / pages as f64)
+    };
+    round()?; // The memory is touched for the first time.
+    round()
+}
+
+/// CPU of the whole process for each page that is written to the host, loaded and stored, less that of the same copies
+/// alone and of hashing; pages are small, so that it shows.
 fn overhead(device_layout: Layout, layers: usize) -> Result<()> {
     const PAGES: usize = 4096;
     const REQUEST: usize = 32;
@@ -190,7 +224,8 @@ fn overhead(device_layout: Layout, layers: usize) -> Result<()> {
             controller.finish(request, tokens, &pages)?;
         }
         controller.drain(LONG);
-        up.push((cpu() - begun) * 1e6 / PAGES as f64);
+        let time = (cpu() - begun) * 1e6 / PAGES as f64;
+        up.push(time - bare(&shape, device_layout, Layout::PageFirstDirect, false, PAGES, 1024)?);
         controller.evict_device(PAGES);
         let begun = cpu();
         for tokens in &prompts {
@@ -200,7 +235,8 @@ fn overhead(device_layout: Layout, layers: usize) -> Result<()> {
             controller.wait_loaded(LONG);
             controller.cancel(request);
         }
-        down.push((cpu() - begun) * 1e6 / PAGES as f64);
+        let time = (cpu() - begun) * 1e6 / PAGES as f64;
+        down.push(time - bare(&shape, Layout::PageFirstDirect, device_layout, true, PAGES, REQUEST)?);
         // Stored, and brought back, by the reference storage: its copies count, hashing is taken off.
         controller.attach(Arc::new(MemoryStorage::new()))?;
         let begun = cpu();
@@ -223,7 +259,7 @@ fn overhead(device_layout: Layout, layers: usize) -> Result<()> {
         controller.detach()?;
     }
     println!(
-        "CPU a page beyond hashing, {layers} layers, {device_layout} on the device, requests of {REQUEST} pages:"
+        "CPU a page beyond copying and hashing, {layers} layers, {device_layout} on the device, requests of {REQUEST} pages:"
     );
     say("  device to host", up, "us");
     say("  host to device", down, "us");

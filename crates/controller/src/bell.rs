@@ -25,7 +25,7 @@ impl Bell {
 
     /// Waits until it rings, for at most `timeout`.
     pub(crate) fn wait(&self, timeout: Duration) {
-        drop(wait_for(lock(&self.rung), &self.changed, timeout, |rung| *rung));
+        drop(wait_for(lock(&self.rung), &self.changed, timeout, |rung: &mut bool| *rung));
     }
 }
 

@@ -87,6 +87,8 @@ pub(crate) struct CopyInFlight {
     pub(crate) nodes: Vec<(NodeId, usize)>,
     pub(crate) pages: Vec<(HostPage, DevicePage)>,
     pub(crate) begun: Instant,
+    /// Covers the operation from its start to its end.
+    pub(crate) span: tracing::Span,
     transfer: Transfer<CopiesDone>,
     deadline: Instant,
 }
@@ -105,9 +107,10 @@ impl CopyInFlight {
         pages: Vec<(HostPage, DevicePage)>,
         transfer: Transfer<CopiesDone>,
         timeout: Duration,
+        span: tracing::Span,
     ) -> Self {
         let begun = Instant::now();
-        Self { nodes, pages, begun, transfer, deadline: begun + timeout }
+        Self { nodes, pages, begun, span, transfer, deadline: begun + timeout }
     }
 
     /// Looks whether it has ended; if not, `waker` is woken when it does.

@@ -31,7 +31,7 @@ impl Controller {
                 continue;
             }
             let left = until.saturating_duration_since(Instant::now());
-            let in_flight = pending > 0 || !self.writing.is_empty() || self.device_is_quarantined();
+            let in_flight = pending > 0 || !self.writing.is_empty() || !self.loading.is_empty();
             if !in_flight || left.is_zero() {
                 return Err(Error::new(
                     ErrorKind::NoSpace,
@@ -45,10 +45,6 @@ impl Controller {
             self.start_writing();
             self.wait(left.min(Duration::from_millis(20)));
         }
-    }
-
-    fn device_is_quarantined(&self) -> bool {
-        !self.writing.is_empty() || !self.loading.is_empty()
     }
 
     /// Takes pages back that were given out and not used.
@@ -72,7 +68,7 @@ impl Controller {
                 continue;
             }
             let free_before = self.device.free_pages();
-            let dropped = self.tree.drop_below(id, Tier::Device);
+            let dropped = self.tree.drop_below(id);
             self.settle_dropped(dropped);
             self.metrics.evicted("device", own);
             freed += self.device.free_pages() - free_before;

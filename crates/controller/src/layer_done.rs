@@ -27,6 +27,8 @@ struct Set {
     failed: bool,
     /// The producer and the consumers that use it. At 0 it can be used again.
     users: usize,
+    /// The least that anybody waits for, 0 if nobody does: a waiter is not woken for each layer before its own.
+    wanted: usize,
 }
 
 /// A set, and whoever waits for it.
@@ -44,8 +46,13 @@ impl Cell {
     }
 
     fn change(&self, change: impl FnOnce(&mut Set)) {
-        change(&mut lock(&self.set));
-        self.changed.notify_all();
+        let mut set = lock(&self.set);
+        change(&mut set);
+        if set.wanted > 0 && (set.failed || set.done >= set.wanted) {
+            set.wanted = 0; // Whoever goes on waiting says so again.
+            drop(set);
+            self.changed.notify_all();
+        }
     }
 }
 
@@ -145,7 +152,13 @@ impl LoadWait {
     pub fn wait(&self, layer: usize, timeout: Duration) -> LayerWait {
         let cell = &self.0.0;
         let wanted = layer.saturating_add(1).min(cell.layers);
-        let over = |set: &Set| set.failed || set.done >= wanted;
+        let over = |set: &mut Set| {
+            let over = set.failed || set.done >= wanted;
+            if !over {
+                set.wanted = if set.wanted == 0 { wanted } else { set.wanted.min(wanted) };
+            }
+            over
+        };
         let set = wait_for(lock(&cell.set), &cell.changed, timeout, over);
         match &*set {
             set if set.failed => LayerWait::Failed,

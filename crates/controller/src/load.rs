@@ -122,7 +122,7 @@ impl Controller {
             && let Some((producer, wait)) = self.layer_done.begin()
             && let Some(operation) = self.loads.take()
         {
-            tracing::debug!(id = operation.id, pages = operation.moves.len(), "load");
+            let span = tracing::debug_span!("load", id = operation.id, pages = operation.moves.len());
             self.load_waits.push(wait.clone());
             let pages = operation.moves.iter().map(|page| (page.host, page.device)).collect();
             // Dropped with the batch: a batch that is lost leaves the set failed.
@@ -135,7 +135,7 @@ impl Controller {
             };
             let transfer = self.load_stream.copy(batch);
             let timeout = Duration::from_millis(self.config.device_timeout_ms);
-            let mut copy = CopyInFlight::new(operation.nodes, pages, transfer, timeout);
+            let mut copy = CopyInFlight::new(operation.nodes, pages, transfer, timeout, span);
             match copy.look(&self.waker(), Instant::now()) {
                 Some(copied) => self.load_ended(copy, copied, &wait),
                 None => self.loading.push((copy, wait)),
@@ -179,6 +179,7 @@ impl Controller {
     }
 
     fn load_ended(&mut self, copy: CopyInFlight, copied: Copied, wait: &LoadWait) {
+        let _entered = copy.span.clone().entered();
         let outcomes: Vec<bool> = match copied {
             Copied::Done(done) => {
                 let failed = done.outcomes.iter().filter_map(|outcome| outcome.as_ref().err());
@@ -223,7 +224,7 @@ impl Controller {
             if run > 0 {
                 self.tree.split(part, run);
             }
-            let dropped = self.tree.drop_below(part, Tier::Device);
+            let dropped = self.tree.drop_below(part);
             self.settle_dropped(dropped);
             break;
         }

@@ -17,11 +17,11 @@ pub(crate) fn wait_for<'a, T>(
     mut guard: MutexGuard<'a, T>,
     changed: &Condvar,
     timeout: Duration,
-    ready: impl Fn(&T) -> bool,
+    mut ready: impl FnMut(&mut T) -> bool,
 ) -> MutexGuard<'a, T> {
     // A timeout that is not a time is a long one.
     let until = Instant::now().checked_add(timeout);
-    while !ready(&guard) {
+    while !ready(&mut guard) {
         let left =
             until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
         if left.is_zero() {

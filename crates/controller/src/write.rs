@@ -77,7 +77,7 @@ impl Controller {
                 self.cut_writes = merged.split(self.config.write_batch_pages);
             }
             let Some(operation) = self.cut_writes.pop_front() else { break };
-            tracing::debug!(id = operation.id, pages = operation.moves.len(), "write");
+            let span = tracing::debug_span!("write", id = operation.id, pages = operation.moves.len());
             let pages = operation.moves.iter().map(|page| (page.host, page.device)).collect();
             let batch = CopyBatch {
                 pages: operation.moves.into_iter().map(|page| page.copy).collect(),
@@ -86,7 +86,7 @@ impl Controller {
             };
             let transfer = self.write_stream.copy(batch);
             let timeout = Duration::from_millis(self.config.device_timeout_ms);
-            let mut copy = CopyInFlight::new(operation.nodes, pages, transfer, timeout);
+            let mut copy = CopyInFlight::new(operation.nodes, pages, transfer, timeout, span);
             match copy.look(&waker, Instant::now()) {
                 Some(copied) => self.write_ended(copy, copied),
                 None => self.writing.push(copy),
@@ -113,6 +113,7 @@ impl Controller {
     }
 
     fn write_ended(&mut self, copy: CopyInFlight, copied: Copied) {
+        let _entered = copy.span.clone().entered();
         let mut good = 0;
         match copied {
             Copied::Done(done) => {

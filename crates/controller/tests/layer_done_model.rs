@@ -19,9 +19,9 @@ mod sync {
         mut guard: MutexGuard<'a, T>,
         changed: &Condvar,
         timeout: Duration,
-        ready: impl Fn(&T) -> bool,
+        mut ready: impl FnMut(&mut T) -> bool,
     ) -> MutexGuard<'a, T> {
-        while !timeout.is_zero() && !ready(&guard) {
+        while !ready(&mut guard) && !timeout.is_zero() {
             guard = changed.wait(guard).unwrap();
         }
         guard

@@ -134,13 +134,13 @@ impl RankGroup for TcpRank {
         let connection = state.connection;
         state.waited.insert(topic, None);
         // An answer, or an end of the connection, after which none comes.
-        let over = |state: &State| {
+        let over = |state: &mut State| {
             state.waited.get(&topic).is_none_or(Option::is_some)
                 || state.stream.is_none()
                 || state.connection != connection
         };
         let mut state = wait_for(state, &self.shared.changed, timeout, over);
-        let ended = over(&state);
+        let ended = over(&mut state);
         match state.waited.remove(&topic).flatten() {
             Some(decision) => Ok(decision),
             None if ended => Err(self.unavailable()),

@@ -225,7 +225,7 @@ impl RankGroup for TcpCoordinator {
     fn minimum(&self, topic: Topic, value: u64, timeout: Duration) -> Result<u64> {
         let mut table = lock(&self.shared.table);
         table.give(&self.shared, 0, topic, value);
-        let decided = |table: &Table| table.decisions.contains_key(&topic);
+        let decided = |table: &mut Table| table.decisions.contains_key(&topic);
         let table = wait_for(table, &self.shared.decided, timeout, decided);
         table.decisions.get(&topic).copied().ok_or_else(|| {
             Error::new(

@@ -86,18 +86,13 @@ impl Tree {
 
     /// Puts computed pages into the tree: page `i` of `pages` holds the `i`-th page of `tokens`. Pages that a match
     /// answered stand for themselves. Counts as use.
-    pub fn insert(
-        &mut self,
-        space: &PromptSpace,
-        tokens: &[TokenId],
-        pages: &[DevicePage],
-    ) -> Inserted {
+    pub fn insert(&mut self, space: &PromptSpace, tokens: &[TokenId], pages: &[DevicePage]) -> Inserted {
         let whole = (tokens.len() / self.page_tokens).min(pages.len());
         let tokens = &tokens[..whole * self.page_tokens];
         let now = self.tick();
         let (mut taken, mut synced, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let mut at = 0;
-        let (mut node, reached) = self.reach(space, tokens, |tree, id| {
+        let (mut node, reached) = self.descend(space, tokens, |tree, id| {
             let page_tokens = tree.page_tokens;
             let node = tree.node_mut(id);
             if node.spoilt {
@@ -149,7 +144,7 @@ impl Tree {
         let now = self.tick();
         let (mut taken, mut synced, mut left) = (Vec::new(), Vec::new(), Vec::new());
         let mut at = 0;
-        let (mut node, reached) = self.reach(space, tokens, |tree, id| {
+        let (mut node, reached) = self.descend(space, tokens, |tree, id| {
             let parent = tree.node(id).parent;
             let standing = parent.is_none_or(|parent| tree.node(parent).has_copy());
             let node = tree.node_mut(id);
@@ -222,9 +217,9 @@ impl Tree {
         }
     }
 
-    /// Takes the copies of a tier of a node and of all below it, from the bottom up, and what has no copy any more.
-    /// Locked device copies are marked spoilt instead, and go with the last lock.
-    pub(crate) fn drop_below(&mut self, id: NodeId, tier: Tier) -> Dropped {
+    /// Takes the device copies of a node and of all below it, from the bottom up, and what has no copy any more. Locked
+    /// ones are marked spoilt instead, and go with the last lock.
+    pub(crate) fn drop_below(&mut self, id: NodeId) -> Dropped {
         let mut below = vec![id];
         let mut at = 0;
         while at < below.len() {
@@ -234,19 +229,17 @@ impl Tree {
         }
         let mut dropped = Dropped::default();
         for &id in below.iter().rev() {
-            match tier {
-                Tier::Device if self.node(id).device.is_none() => {}
-                Tier::Device if self.node(id).device_locks > 0 => {
-                    self.node_mut(id).spoilt = true;
-                    self.refresh(id);
-                }
-                Tier::Device => {
-                    self.node_mut(id).spoilt = false;
-                    dropped.device.extend(self.set_device(id, None).into_iter().flatten());
-                    dropped.unsynced.extend(self.node(id).host.iter().flatten());
-                }
-                Tier::Host => dropped.host.extend(self.set_host(id, None).into_iter().flatten()),
+            if self.node(id).device.is_none() {
+                continue;
             }
+            if self.node(id).device_locks > 0 {
+                self.node_mut(id).spoilt = true;
+                self.refresh(id);
+                continue;
+            }
+            self.node_mut(id).spoilt = false;
+            dropped.device.extend(self.set_device(id, None).into_iter().flatten());
+            dropped.unsynced.extend(self.node(id).host.iter().flatten());
         }
         // What has lost its last copy takes the host copies below it along, from the top.
         for &id in &below {
@@ -275,6 +268,6 @@ impl Tree {
             }
             next = node.parent;
         }
-        top.map_or_else(Dropped::default, |id| self.drop_below(id, Tier::Device))
+        top.map_or_else(Dropped::default, |id| self.drop_below(id))
     }
 }

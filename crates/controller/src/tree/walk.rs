@@ -19,8 +19,8 @@ pub struct Matched {
 
 impl Tree {
     /// Walks down `tokens` as far as nodes are there, splitting the last one where the prompt leaves it. Calls `visit`
-    /// with each node and the pages of it; stops where it answers no.
-    fn descend(
+    /// with each node; stops where it answers no. Answers the last node that was taken, and how many pages it ends at.
+    pub(super) fn descend(
         &mut self,
         space: &PromptSpace,
         tokens: &[TokenId],
@@ -111,16 +111,6 @@ impl Tree {
             true
         });
         found
-    }
-
-    /// The node of the last page of `tokens` that is there in any form, and how many pages that are.
-    pub(super) fn reach(
-        &mut self,
-        space: &PromptSpace,
-        tokens: &[TokenId],
-        visit: impl FnMut(&mut Self, NodeId) -> bool,
-    ) -> (NodeId, usize) {
-        self.descend(space, tokens, visit)
     }
 }
 
