@@ -29,6 +29,12 @@ enum Soak {
     },
     /// The larger worlds of the model of the protocol.
     Protocol,
+    /// Random steps of the controller, against a model.
+    Controller {
+        /// How many sequences, for each policy.
+        #[arg(long, default_value_t = 2000)]
+        rounds: u64,
+    },
     /// Processes on one root that are killed; `kills --help` says more.
     Kills(Rest),
     /// Everything at random; `mixed --help` says more.
@@ -50,6 +56,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         Soak::Power { rounds } => {
             test("hicache-tests", "power_loss", &["power"], &[format!("rounds={rounds}")])
+        }
+        Soak::Controller { rounds } => {
+            test("hicache-controller", "random_steps", &["random"], &[format!("rounds={rounds}")])
         }
         Soak::Protocol => test("hicache-page-store", "protocol", &["--include-ignored"], &[]),
         Soak::Kills(rest) => soak("kills", &rest.arguments),

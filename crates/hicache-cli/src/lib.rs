@@ -7,6 +7,7 @@
 //! | [`policies`] | what other eviction policies would have found |
 //! | `commands` | one file a command |
 //! | `replay` | playing a workload into a storage and reading it back |
+//! | [`tiers`] | playing a workload through device, host and storage with the controller |
 //! | `arguments`, `exit`, `output`, `progress`, `logging`, `process_usage` | what the commands share |
 
 mod arguments;
@@ -18,6 +19,7 @@ pub mod policies;
 mod process_usage;
 mod progress;
 mod replay;
+pub mod tiers;
 pub mod workload;
 
 pub use commands::run;

@@ -10,6 +10,7 @@
 //! | [`transfer`] | [`Transfer`], [`Completion`]: the receiver that a caller holds, the sender that an engine holds |
 //! | [`storage`] | [`Storage`]: pages by key |
 //! | [`engine`] | [`Engine`]: extents of open files |
+//! | [`device`] | [`Device`]: memory that a model computes in, streams, page copies; [`CpuDevice`] |
 //! | [`backend`] | [`Backend`]: what a build offers, and the probe that says whether it works here |
 //! | [`memory_storage`] | [`MemoryStorage`]: the reference backend that is always present |
 //! | [`error`] | [`Error`], [`ErrorKind`] |
@@ -24,6 +25,7 @@
 //! when the device has finished with that memory, and comes back to the caller in the answer.
 
 pub mod backend;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod fork_mark;
@@ -36,6 +38,10 @@ pub mod storage;
 pub mod transfer;
 
 pub use backend::{Backend, Check, Offer, ProbeContext, ProbeReport, Verdict};
+pub use device::{
+    Block, CopiesDone, CopyBatch, CopyPlan, CpuDevice, Device, DeviceFault, DeviceOperation, Event, PageCopy,
+    PageLeases, Place, StepHook, Stream,
+};
 pub use engine::{Completes, Direction, Engine, EngineCapabilities, EngineFile, Extent, ExtentsDone};
 pub use error::{Error, ErrorKind, Result};
 pub use fork_mark::ForkMark;

@@ -67,8 +67,14 @@ impl Registration {
     /// A piece of one slot of our own memory.
     ///
     /// # Errors
-    /// As [`Region::lease`].
+    /// As [`Region::lease`]; `Config` for memory of several planes, of which a slot is no single piece.
     pub fn piece(&self, slot: usize, offset: usize, bytes: usize, access: Access) -> Result<Piece> {
+        if self.region().planes() > 1 {
+            return Err(Error::config(format!(
+                "the region has {} planes, and a piece lies in one; copy the page to a region of one plane",
+                self.region().planes()
+            )));
+        }
         let lease = self.region().lease(slot, offset, bytes, access)?;
         Ok(Piece { lease, registration: self.clone() })
     }

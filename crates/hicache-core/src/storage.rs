@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::PageKey;
 use crate::memory::{PageMemory, Registration};
+use crate::namespace::Namespace;
 use crate::region::Region;
 use crate::transfer::{Answer, Transfer};
 
@@ -201,6 +202,11 @@ pub struct StorageStat {
 pub trait Storage: Send + Sync + fmt::Debug + 'static {
     /// Name of the storage, as `hicache probe` prints it.
     fn name(&self) -> &'static str;
+
+    /// What its pages are of, where it was opened for one namespace; `None` where it does not know.
+    fn namespace(&self) -> Option<&Namespace> {
+        None
+    }
 
     /// Makes memory known. Once a region, before its first transfer.
     ///

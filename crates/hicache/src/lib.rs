@@ -11,7 +11,7 @@
 //! | [`core`] | the traits and types of `hicache-core`, the common ones also at the top of this crate |
 //!
 //! Features choose what is built: `posix-uring` (on by default) keeps pages on local disks. Without any feature there
-//! is the memory backend alone.
+//! is the memory backend alone. `controller` adds the controller of engines written in Rust: it moves pages between device, host and any of these storages.
 //!
 //! # Pages in memory
 //!
@@ -57,6 +57,8 @@ pub mod select;
 
 pub use config::{Config, ConfigBuilder, Explained, Origin, Settings};
 pub use environment::{Environment, process_environment};
+#[cfg(feature = "controller")]
+pub use hicache_controller as controller;
 pub use hicache_core as core;
 pub use hicache_core::{
     Access, Backend, Check, Engine, EngineCapabilities, Error, ErrorKind, Lease, ListCursor, ListedPage,

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
-    Direction, Engine, EngineCapabilities, Error, ErrorKind, ForkMark, ListCursor, Listing, Outcome, OwnerId,
-    PageBatch, PageKey, PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage, StorageStat,
-    StoreOptions, Transfer,
+    Direction, Engine, EngineCapabilities, Error, ErrorKind, ForkMark, ListCursor, Listing, Namespace,
+    Outcome, OwnerId, PageBatch, PageKey, PageRequest, Region, Registration, Result, SLOT_ALIGNMENT, Storage,
+    StorageStat, StoreOptions, Transfer,
 };
 use hicache_hashing::RootId;
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +31,7 @@ pub struct PageStore {
     closed: AtomicBool,
     fork: ForkMark,
     role: Role,
+    namespace: Namespace,
 }
 
 impl PageStore {
@@ -95,6 +96,7 @@ impl PageStore {
             closed: AtomicBool::new(false),
             fork: ForkMark::new(),
             role: config.role,
+            namespace: config.namespace.clone(),
         }))
     }
 
@@ -237,6 +239,10 @@ impl Shared {
 impl Storage for PageStore {
     fn name(&self) -> &'static str {
         "page-store"
+    }
+
+    fn namespace(&self) -> Option<&Namespace> {
+        Some(&self.namespace)
     }
 
     fn register(&self, region: &Arc<Region>) -> Result<Registration> {

@@ -4,6 +4,7 @@ pub(crate) mod explain;
 pub(crate) mod list;
 pub(crate) mod probe;
 pub(crate) mod replay;
+mod replay_tiers;
 pub(crate) mod stat;
 pub(crate) mod verify;
 

@@ -36,6 +36,9 @@ pub(crate) fn run(arguments: &ReplayArguments, output: &mut Output) -> Result<Ex
             _ => Exit::Good,
         });
     }
+    if arguments.tiers.tiers {
+        return super::replay_tiers::run(arguments, output);
+    }
     let report = replay(arguments)?;
     if arguments.json {
         output.json(&report)?;
@@ -46,13 +49,13 @@ pub(crate) fn run(arguments: &ReplayArguments, output: &mut Output) -> Result<Ex
 }
 
 /// Where the storage is; a temporary directory goes with it.
-struct Place {
-    directories: Vec<PathBuf>,
+pub(super) struct Place {
+    pub(super) directories: Vec<PathBuf>,
     _temporary: Option<TempDir>,
 }
 
 impl Place {
-    fn new(given: &[PathBuf]) -> Result<Self, Failure> {
+    pub(super) fn new(given: &[PathBuf]) -> Result<Self, Failure> {
         if !given.is_empty() {
             return Ok(Self { directories: given.to_vec(), _temporary: None });
         }

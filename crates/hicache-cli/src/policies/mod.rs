@@ -18,5 +18,7 @@ mod queues;
 mod s3_fifo;
 mod simulation;
 
+pub(crate) use queues::Queues;
+
 pub use kind::{PolicyKind, UnknownPolicy};
 pub use simulation::{Outcome, simulate};

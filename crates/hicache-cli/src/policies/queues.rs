@@ -5,7 +5,7 @@ const NONE: usize = usize::MAX;
 
 /// `N` queues over the same numbered pages. Every operation takes constant time.
 #[derive(Debug)]
-pub(super) struct Queues<const N: usize> {
+pub(crate) struct Queues<const N: usize> {
     /// Each page's neighbours and queue.
     places: Vec<Place>,
     ends: [Ends; N],
@@ -27,7 +27,7 @@ struct Ends {
 
 impl<const N: usize> Queues<N> {
     /// Empty queues for the pages from 0 to `pages`.
-    pub(super) fn new(pages: usize) -> Self {
+    pub(crate) fn new(pages: usize) -> Self {
         Self {
             places: vec![Place { older: NONE, newer: NONE, queue: NONE }; pages],
             ends: [Ends { oldest: NONE, newest: NONE, len: 0 }; N],
@@ -35,17 +35,17 @@ impl<const N: usize> Queues<N> {
     }
 
     /// Pages in `queue`.
-    pub(super) fn len(&self, queue: usize) -> usize {
+    pub(crate) fn len(&self, queue: usize) -> usize {
         self.ends[queue].len
     }
 
     /// The queue that `page` is in.
-    pub(super) fn queue_of(&self, page: usize) -> Option<usize> {
+    pub(crate) fn queue_of(&self, page: usize) -> Option<usize> {
         Some(self.places[page].queue).filter(|queue| *queue != NONE)
     }
 
     /// Puts `page` at the new end of `queue`, taking it out of the queue that it is in.
-    pub(super) fn push(&mut self, queue: usize, page: usize) {
+    pub(crate) fn push(&mut self, queue: usize, page: usize) {
         self.remove(page);
         let ends = &mut self.ends[queue];
         self.places[page] = Place { older: ends.newest, newer: NONE, queue };
@@ -58,14 +58,14 @@ impl<const N: usize> Queues<N> {
     }
 
     /// Takes out the page that has been in `queue` for longest.
-    pub(super) fn pop(&mut self, queue: usize) -> Option<usize> {
+    pub(crate) fn pop(&mut self, queue: usize) -> Option<usize> {
         let oldest = Some(self.ends[queue].oldest).filter(|oldest| *oldest != NONE)?;
         self.remove(oldest);
         Some(oldest)
     }
 
     /// Takes `page` out of the queue that it is in, if it is in one.
-    pub(super) fn remove(&mut self, page: usize) {
+    pub(crate) fn remove(&mut self, page: usize) {
         let Place { older, newer, queue } = self.places[page];
         if queue == NONE {
             return;

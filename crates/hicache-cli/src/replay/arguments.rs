@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use hicache::{Config, Namespace};
+use hicache::{Config, ConfigBuilder, Namespace};
 
 use crate::arguments::ConfigArguments;
 use crate::exit::Failure;
+use crate::tiers::TierArguments;
 
 const LONG_ABOUT: &str = "\
 Play a workload into a storage, compare every byte that comes back, reopen it and read everything again.
@@ -113,6 +114,8 @@ pub(crate) struct ReplayArguments {
         help_heading = "Result"
     )]
     pub(crate) check_acknowledged: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tiers: TierArguments,
     /// Print one JSON object
     #[arg(long, help_heading = "Result")]
     pub(crate) json: bool,
@@ -127,6 +130,38 @@ impl ReplayArguments {
     /// # Errors
     /// Bad input for what the configuration refuses.
     pub(crate) fn config(&self, directories: &[PathBuf]) -> Result<Config, Failure> {
+        let mut namespace = Namespace::new("replay");
+        namespace.page_tokens = Some(512);
+        let builder = self.builder(directories);
+        // Built twice: the size of a page, whatever its unit, is part of the namespace.
+        let page_bytes = self.page_bytes(&builder)?;
+        namespace.extra.insert("page_bytes".into(), page_bytes.to_string());
+        Ok(builder.namespace(&namespace).build()?)
+    }
+
+    /// The configuration of the third tier in `directories`, with room for `pages` pages unless a capacity was given.
+    ///
+    /// # Errors
+    /// As [`ReplayArguments::config`].
+    pub(crate) fn tier_config(&self, directories: &[PathBuf], pages: u64) -> Result<Config, Failure> {
+        let mut builder = self.builder(directories);
+        let page_bytes = self.page_bytes(&builder)?;
+        let mut namespace = Namespace::new("replay-tiers");
+        namespace.extra.insert("page_bytes".into(), page_bytes.to_string());
+        if self.capacity.is_none() {
+            // Slots, their records, and what a set takes before its first page.
+            let slot = page_bytes.next_multiple_of(4096) + 256;
+            builder = builder.set("capacity_bytes", (pages * slot + (256 << 10)).to_string());
+        }
+        Ok(builder.namespace(&namespace).build()?)
+    }
+
+    fn page_bytes(&self, builder: &ConfigBuilder) -> Result<u64, Failure> {
+        let builder = builder.clone().namespace(&Namespace::new("replay"));
+        Ok(builder.build()?.settings().page_bytes.unwrap_or_default())
+    }
+
+    fn builder(&self, directories: &[PathBuf]) -> ConfigBuilder {
         let given = [
             ("backend", &self.backend),
             ("io", &self.io),
@@ -134,22 +169,13 @@ impl ReplayArguments {
             ("segment_bytes", &self.segment_bytes),
             ("durability", &self.durability),
         ];
-        let mut namespace = Namespace::new("replay");
-        namespace.page_tokens = Some(512);
-        let mut builder = self
-            .config
-            .builder()
-            .storage_dir(directories)
-            .set("page_bytes", self.page_bytes.as_str())
-            .namespace(&namespace);
+        let mut builder =
+            self.config.builder().storage_dir(directories).set("page_bytes", self.page_bytes.as_str());
         for (field, value) in given {
             if let Some(value) = value {
                 builder = builder.set(field, value.as_str());
             }
         }
-        // Built twice: the size of a page, whatever its unit, is part of the namespace.
-        let page_bytes = builder.clone().build()?.settings().page_bytes.unwrap_or_default();
-        namespace.extra.insert("page_bytes".into(), page_bytes.to_string());
-        Ok(builder.namespace(&namespace).build()?)
+        builder
     }
 }

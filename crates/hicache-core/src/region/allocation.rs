@@ -42,14 +42,20 @@ impl MemoryKind {
 enum Backing {
     Mapped(#[expect(dead_code, reason = "held for its drop")] MmapMut),
     Foreign(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>),
+    /// Of a device's driver, given to us alone.
+    Adopted(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any + Send + Sync>),
 }
 
 /// One allocation that does not move while it lives.
 ///
 /// Our own regions are cut in slots, and a conflicting lease of a slot is `Busy`. Of foreign memory (SGLang's pool, a
 /// tensor) only the number of leases is counted: whoever made the region vouches that leases don't conflict.
+///
+/// A region may have several *planes* of equal length, as a pool with one buffer a layer has: slot `i` is then the
+/// `i`-th slot of every plane, and one lease is the right to all of them.
 pub struct Region {
-    base: NonNull<u8>,
+    /// Where each plane starts; never empty.
+    planes: Box<[NonNull<u8>]>,
     bytes: usize,
     kind: MemoryKind,
     slot_bytes: usize,
@@ -67,7 +73,8 @@ unsafe impl Sync for Region {}
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Region")
-            .field("base", &self.base)
+            .field("base", &self.base())
+            .field("planes", &self.planes.len())
             .field("bytes", &self.bytes)
             .field("kind", &self.kind)
             .field("slots", &self.slots.len())
@@ -92,16 +99,32 @@ impl Region {
     /// # Errors
     /// As [`Region::allocate`].
     pub fn allocate_with(slots: usize, slot_bytes: usize, huge_pages: bool) -> Result<Arc<Self>> {
-        let too_large =
-            || Error::config(format!("a region of {slots} slots of {slot_bytes} bytes is too large"));
-        if slots == 0 || slot_bytes == 0 {
+        Self::map(1, slots, slot_bytes, huge_pages)
+    }
+
+    /// As [`Region::allocate`], with `planes` planes of `slots` slots each.
+    ///
+    /// # Errors
+    /// As [`Region::allocate`], and `Config` for no planes.
+    pub fn allocate_planes(planes: usize, slots: usize, slot_bytes: usize) -> Result<Arc<Self>> {
+        Self::map(planes, slots, slot_bytes, true)
+    }
+
+    fn map(planes: usize, slots: usize, slot_bytes: usize, huge_pages: bool) -> Result<Arc<Self>> {
+        let too_large = || {
+            Error::config(format!(
+                "a region of {planes} times {slots} slots of {slot_bytes} bytes is too large"
+            ))
+        };
+        if planes == 0 || slots == 0 || slot_bytes == 0 {
             return Err(Error::config(format!(
-                "a region of {slots} slots of {slot_bytes} bytes holds nothing; both must be at least 1"
+                "a region of {planes} times {slots} slots of {slot_bytes} bytes holds nothing; each must be at least 1"
             )));
         }
         let stride = slot_bytes.checked_next_multiple_of(SLOT_ALIGNMENT).ok_or_else(too_large)?;
         let bytes = stride
             .checked_mul(slots)
+            .and_then(|plane| plane.checked_mul(planes))
             .filter(|&n| n <= isize::MAX as usize - HUGE_PAGE)
             .ok_or_else(too_large)?;
         let slack = if bytes >= HUGE_PAGE { HUGE_PAGE } else { 0 };
@@ -123,8 +146,10 @@ impl Region {
         // SAFETY: skip is below HUGE_PAGE and the mapping is that much longer than `bytes`.
         let base = NonNull::new(unsafe { start.add(skip) })
             .ok_or_else(|| Error::new(ErrorKind::Unexpected, "an anonymous mapping starts at address 0"))?;
+        // Each start is inside the mapping; `wrapping_add` keeps the provenance and can't be null there.
+        let plane = |i: usize| NonNull::new(base.as_ptr().wrapping_add(i * stride * slots)).unwrap_or(base);
         Ok(Arc::new(Self {
-            base,
+            planes: (0..planes).map(plane).collect(),
             bytes,
             kind: MemoryKind::Host,
             slot_bytes: stride,
@@ -154,7 +179,7 @@ impl Region {
             return Err(Error::config(format!("a foreign region of {bytes} bytes can't be used")));
         }
         Ok(Arc::new(Self {
-            base,
+            planes: Box::new([base]),
             bytes,
             kind,
             slot_bytes: 0,
@@ -164,12 +189,56 @@ impl Region {
         }))
     }
 
-    /// First address.
-    pub fn base(&self) -> NonNull<u8> {
-        self.base
+    /// Memory that a device's driver gave to us alone: one allocation a plane, each cut in `slots` slots of
+    /// `slot_bytes` bytes, which are leased as our own are. `owner` frees it.
+    ///
+    /// # Safety
+    /// Each plane must be valid for reads and writes of `slots * slot_bytes` bytes (of device memory: on that device)
+    /// until `owner` is dropped, and must not move. Dropping `owner` must not block. Nobody may touch the memory but
+    /// through leases of this region.
+    ///
+    /// # Errors
+    /// `Config` for no planes, no slots, no bytes, or too many.
+    pub unsafe fn adopt(
+        planes: &[NonNull<u8>],
+        slots: usize,
+        slot_bytes: usize,
+        kind: MemoryKind,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Result<Arc<Self>> {
+        let bytes = slots.checked_mul(slot_bytes).filter(|&n| n > 0 && n <= isize::MAX as usize);
+        let Some(bytes) = bytes.filter(|_| !planes.is_empty()) else {
+            return Err(Error::config(format!(
+                "{} planes of {slots} slots of {slot_bytes} bytes can't be a region; each must be at least 1",
+                planes.len()
+            )));
+        };
+        Ok(Arc::new(Self {
+            planes: planes.into(),
+            bytes,
+            kind,
+            slot_bytes,
+            slots: (0..slots).map(|_| SlotState::new()).collect(),
+            leases: AtomicUsize::new(0),
+            backing: Backing::Adopted(owner),
+        }))
     }
 
-    /// Length in bytes.
+    /// First address.
+    pub fn base(&self) -> NonNull<u8> {
+        self.planes[0]
+    }
+
+    /// Number of planes; 1 unless asked for more.
+    pub fn planes(&self) -> usize {
+        self.planes.len()
+    }
+
+    pub(super) fn plane(&self, plane: usize) -> Option<NonNull<u8>> {
+        self.planes.get(plane).copied()
+    }
+
+    /// Length in bytes from [`Region::base`] on; of adopted memory, of one plane.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -314,6 +383,47 @@ mod tests {
         drop(reads);
         assert_eq!(region.leases(), 0);
         region.lease(0, 0, 1, Access::Write).unwrap();
+    }
+
+    #[test]
+    fn one_lease_is_the_right_to_a_slot_of_every_plane() {
+        let region = Region::allocate_planes(3, 2, 100).unwrap();
+        assert_eq!((region.planes(), region.slots()), (3, 2));
+        let mut one = region.lease(1, 0, 100, Access::Write).unwrap();
+        assert_eq!(region.lease(1, 0, 100, Access::Read).unwrap_err().kind(), ErrorKind::Busy);
+        let mut zero = region.lease(0, 0, 100, Access::Write).unwrap();
+        for plane in 0..3 {
+            one.plane_mut(plane).unwrap().fill(plane as u8 + 1);
+            zero.plane_mut(plane).unwrap().fill(9);
+        }
+        for plane in 0..3 {
+            assert_eq!(one.plane(plane).unwrap(), [plane as u8 + 1; 100]);
+        }
+        assert!(one.plane(3).is_err() && one.plane_mut(3).is_err());
+        assert!(Region::allocate_planes(0, 1, 1).is_err());
+    }
+
+    #[test]
+    fn adopted_memory_is_leased_by_slot_and_freed_by_its_owner() {
+        struct Cells([std::cell::UnsafeCell<[u8; 64]>; 2]);
+        // SAFETY: the cells are touched through the region only.
+        unsafe impl Send for Cells {}
+        // SAFETY: as above.
+        unsafe impl Sync for Cells {}
+        let owner = Arc::new(Cells([[0; 64].into(), [0; 64].into()]));
+        let planes = [0, 1].map(|i| NonNull::new(owner.0[i].get().cast::<u8>()).unwrap());
+        let held = Box::new(Arc::clone(&owner));
+        // SAFETY: the Arc keeps both arrays, and nothing else touches them.
+        let region = unsafe { Region::adopt(&planes, 4, 16, MemoryKind::Host, held) }.unwrap();
+        let mut lease = region.lease(2, 0, 16, Access::Write).unwrap();
+        assert!(region.lease(2, 0, 16, Access::Read).is_err());
+        lease.plane_mut(1).unwrap().fill(7);
+        assert_eq!(lease.plane_address(1), Some(planes[1].as_ptr().wrapping_add(32)));
+        assert!(!region.is_foreign());
+        drop(region);
+        assert_eq!(Arc::strong_count(&owner), 2);
+        drop(lease);
+        assert_eq!(Arc::strong_count(&owner), 1);
     }
 
     #[test]

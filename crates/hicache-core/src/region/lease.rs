@@ -93,6 +93,45 @@ impl Lease {
         Ok(unsafe { std::slice::from_raw_parts_mut(self.address(), self.bytes) })
     }
 
+    /// Number of planes of the region; the lease is of the same range in each. Above, the first is meant.
+    pub fn planes(&self) -> usize {
+        self.region.planes()
+    }
+
+    /// First address in one plane; to be used as [`Lease::address`].
+    pub fn plane_address(&self, plane: usize) -> Option<*mut u8> {
+        Some(self.region.plane(plane)?.as_ptr().wrapping_add(self.offset))
+    }
+
+    /// The bytes in one plane.
+    ///
+    /// # Errors
+    /// `Config` for device memory and for a plane that does not exist.
+    pub fn plane(&self, plane: usize) -> Result<&[u8]> {
+        self.host_only()?;
+        let address = self.plane_address(plane).ok_or_else(|| self.no_plane(plane))?;
+        // SAFETY: as in `bytes`: the range was checked against the length that all planes have.
+        Ok(unsafe { std::slice::from_raw_parts(address, self.bytes) })
+    }
+
+    /// The bytes in one plane, to be changed.
+    ///
+    /// # Errors
+    /// As [`Lease::bytes_mut`], and `Config` for a plane that does not exist.
+    pub fn plane_mut(&mut self, plane: usize) -> Result<&mut [u8]> {
+        self.host_only()?;
+        if self.access != Access::Write {
+            return Err(Error::config("a read lease can't be written; take a write lease"));
+        }
+        let address = self.plane_address(plane).ok_or_else(|| self.no_plane(plane))?;
+        // SAFETY: as in `bytes_mut`: the range was checked against the length that all planes have.
+        Ok(unsafe { std::slice::from_raw_parts_mut(address, self.bytes) })
+    }
+
+    fn no_plane(&self, plane: usize) -> Error {
+        Error::config(format!("plane {plane} does not exist; the region has {}", self.planes()))
+    }
+
     /// Gives up writing and keeps reading, with no moment in between in which another could write.
     pub fn into_read(mut self) -> Self {
         if self.access == Access::Write {

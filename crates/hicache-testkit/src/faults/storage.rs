@@ -1,13 +1,13 @@
 //! Faults of a storage.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
-    Answer, Direction, Error, ErrorKind, ListCursor, Listing, Outcome, PageBatch, PageKey, PageRequest,
-    Region, Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
+    Answer, Completion, Direction, Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch,
+    PageKey, PageRequest, Region, Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
 };
 
 use super::plan::FaultPlan;
@@ -21,6 +21,12 @@ pub enum StorageFault {
     Fail(ErrorKind),
     /// A load that misses. A store with this fault answers `Done` and stores nothing, as if evicted at once.
     Absent,
+    /// Its batch is dropped before it was begun: its answer is `Abandoned` at once, and its memory free.
+    NeverSubmitted,
+    /// Its batch is done, and no answer comes; its memory stays held until [`FaultyStorage::release_lost`].
+    Swallowed,
+    /// The call panics.
+    Panic,
     /// A load that answers `Done` with this bit, modulo the length, turned over. Nothing for a store.
     Corrupt(u64),
 }
@@ -32,17 +38,54 @@ pub struct FaultyStorage {
     inner: Arc<dyn Storage>,
     plan: Mutex<FaultPlan<StorageFault>>,
     injected: AtomicU64,
+    down: AtomicBool,
+    lost: Arc<Mutex<Vec<Swallowed>>>,
 }
+
+/// A batch that is done and unanswered.
+type Swallowed = (Completion<PageBatch>, PageBatch);
 
 impl FaultyStorage {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Storage>, plan: FaultPlan<StorageFault>) -> Arc<Self> {
-        Arc::new(Self { inner, plan: Mutex::new(plan), injected: AtomicU64::new(0) })
+        Arc::new(Self {
+            inner,
+            plan: Mutex::new(plan),
+            injected: AtomicU64::new(0),
+            down: AtomicBool::new(false),
+            lost: Arc::default(),
+        })
     }
 
     /// Goes on by another plan, which counts pages from 0.
     pub fn set_plan(&self, plan: FaultPlan<StorageFault>) {
         *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan;
+    }
+
+    /// Kills the backend, or brings it back: while it is down, every call fails with `Unavailable`.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Release);
+    }
+
+    fn up(&self) -> Result<()> {
+        match self.down.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Unavailable, "the backend is down").with_backend("faulty")),
+            false => Ok(()),
+        }
+    }
+
+    /// How many batches were swallowed and hold their memory.
+    pub fn held(&self) -> usize {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Lets go of the memory of all batches that were swallowed; they answer `Abandoned`.
+    pub fn release_lost(&self) {
+        let held = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        for (completion, batch) in held {
+            drop(batch);
+            drop(completion);
+        }
     }
 
     /// How many faults were injected so far.
@@ -56,6 +99,9 @@ impl FaultyStorage {
         requests: Vec<PageRequest>,
         call: impl FnOnce(&dyn Storage, Vec<PageRequest>) -> Transfer<PageBatch> + Send + 'static,
     ) -> Transfer<PageBatch> {
+        if let Err(error) = self.up() {
+            return Transfer::ready(PageBatch::failed(requests, &error));
+        }
         let faults: Vec<_> = {
             let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
             let mut fault =
@@ -67,7 +113,14 @@ impl FaultyStorage {
             return call(&*self.inner, requests);
         }
         self.injected.fetch_add(count as u64, Ordering::Relaxed);
+        let has = |fault| faults.contains(&Some(fault));
+        assert!(!has(StorageFault::Panic), "the storage panics on purpose");
         let (completion, transfer) = Transfer::channel(requests.len());
+        if has(StorageFault::NeverSubmitted) {
+            drop((requests, completion));
+            return transfer;
+        }
+        let lost = has(StorageFault::Swallowed).then(|| Arc::clone(&self.lost));
         let inner = Arc::clone(&self.inner);
         let drive = move || {
             let late = faults.iter().filter_map(|fault| match fault {
@@ -75,7 +128,11 @@ impl FaultyStorage {
                 _ => None,
             });
             std::thread::sleep(late.max().unwrap_or_default());
-            drop(completion.answer(answer(&*inner, direction, requests, &faults, call)));
+            let batch = answer(&*inner, direction, requests, &faults, call);
+            match lost {
+                Some(lost) => lost.lock().unwrap_or_else(PoisonError::into_inner).push((completion, batch)),
+                None => drop(completion.answer(batch)),
+            }
         };
         // Where no thread can be started the completion is dropped, and the batch is lost as it would be for real.
         let _ = std::thread::Builder::new().name("faulty-storage".to_owned()).spawn(drive);
@@ -135,6 +192,10 @@ impl Storage for FaultyStorage {
         self.inner.name()
     }
 
+    fn namespace(&self) -> Option<&Namespace> {
+        self.inner.namespace()
+    }
+
     fn register(&self, region: &Arc<Region>) -> Result<Registration> {
         self.inner.register(region)
     }
@@ -148,14 +209,19 @@ impl Storage for FaultyStorage {
     }
 
     fn exists_now(&self, keys: &[PageKey]) -> Option<Result<Vec<bool>>> {
-        self.inner.exists_now(keys)
+        match self.up() {
+            Ok(()) => self.inner.exists_now(keys),
+            Err(error) => Some(Err(error)),
+        }
     }
 
     async fn exists(&self, keys: &[PageKey]) -> Result<Vec<bool>> {
+        self.up()?;
         self.inner.exists(keys).await
     }
 
     async fn exists_prefix(&self, keys: &[PageKey]) -> Result<usize> {
+        self.up()?;
         self.inner.exists_prefix(keys).await
     }
 

@@ -1,0 +1,113 @@
+//! What an engine does for one prompt.
+
+use hicache_core::Result;
+
+use crate::controller::Controller;
+use crate::device_pool::DevicePage;
+use crate::host_pool::HostPage;
+use crate::page_state::{DeviceState, HostState};
+use crate::tree::{Matched, PromptSpace, Tier, TokenId};
+
+/// A prompt that is being worked on. What the tree has of it is protected until [`Controller::finish`] or
+/// [`Controller::cancel`], one of which must be called.
+#[must_use = "what the request protects stays protected until it is finished or cancelled"]
+#[derive(Debug)]
+pub struct Request {
+    pub(crate) space: PromptSpace,
+    pub(crate) tokens: Vec<TokenId>,
+    pub(crate) matched: Matched,
+}
+
+impl Request {
+    /// The tokens of the prompt.
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// What separates it from prompts of equal tokens.
+    pub fn space(&self) -> &PromptSpace {
+        &self.space
+    }
+
+    /// What the tree has of it.
+    pub fn matched(&self) -> &Matched {
+        &self.matched
+    }
+}
+
+impl Controller {
+    /// Looks what there is of a prompt, and protects it.
+    pub fn begin(&mut self, space: PromptSpace, tokens: Vec<TokenId>) -> Request {
+        let matched = self.tree.find(&space, &tokens);
+        self.lock_matched(&matched);
+        self.metrics.hits("device", matched.device_pages.len());
+        self.metrics.hits("host", matched.host_pages);
+        Request { space, tokens, matched }
+    }
+
+    /// Looks again, after a prefetch has brought more.
+    pub fn look_again(&mut self, request: &mut Request) {
+        let matched = self.tree.find(&request.space, &request.tokens);
+        self.lock_matched(&matched);
+        let before = std::mem::replace(&mut request.matched, matched);
+        self.unlock_matched(&before);
+    }
+
+    fn lock_matched(&mut self, matched: &Matched) {
+        self.tree.lock(matched.device_node, Tier::Device);
+        self.tree.lock(matched.node, Tier::Host);
+    }
+
+    fn unlock_matched(&mut self, matched: &Matched) {
+        self.unlock(matched.device_node, &[Tier::Device]);
+        self.unlock(matched.node, &[Tier::Host]);
+    }
+
+    /// Ends a request: `tokens` are the prompt and what was generated, and `computed` the pages behind those of the
+    /// match, given out by [`Controller::allocate`]. Whole pages go into the tree, and by the policy to the host; the
+    /// others are taken back.
+    ///
+    /// # Errors
+    /// `Config` if `computed` holds pages that were not given out; the request is ended all the same.
+    pub fn finish(&mut self, request: Request, tokens: &[TokenId], computed: &[DevicePage]) -> Result<()> {
+        let pages: Vec<DevicePage> = request.matched.device_pages.iter().chain(computed).copied().collect();
+        let foreign =
+            computed.iter().find(|page| self.device.state(**page).ok() != Some(DeviceState::Reserved));
+        if let Some(page) = foreign {
+            let error = hicache_core::Error::config(format!(
+                "device page {page:?} was not given out by allocate, so it can't hold computed tokens"
+            ));
+            self.unlock_matched(&request.matched);
+            return Err(error);
+        }
+        self.metrics.missed("computed", computed.len());
+        let inserted = self.tree.insert(&request.space, tokens, &pages);
+        let new = |page: &DevicePage| self.device.state(*page).ok() == Some(DeviceState::Reserved);
+        let left: Vec<DevicePage> = inserted.left.into_iter().filter(new).collect();
+        let result = self.device.change(&inserted.taken, DeviceState::Resident);
+        self.must(result);
+        let backup = |page: &HostPage| self.host.state(*page).ok() == Some(HostState::Backup);
+        let synced: Vec<HostPage> = inserted.synced.into_iter().filter(backup).collect();
+        let result = self.host.change(&synced, HostState::Synced);
+        self.must(result);
+        let freed = self.device.free(&left);
+        self.write_used(inserted.node);
+        self.back_up_used(inserted.node);
+        self.unlock_matched(&request.matched);
+        self.start_writing();
+        freed
+    }
+
+    /// Whether every device page of the match is whole. False while loads are on their way, and after one has
+    /// failed or was lost: look again then, and compute what is missing.
+    pub fn is_whole(&self, request: &Request) -> bool {
+        let resident = |page: &DevicePage| self.device.state(*page).ok() == Some(DeviceState::Resident);
+        request.matched.device_pages.iter().all(resident)
+            && !self.tree.path_is_spoilt(request.matched.device_node)
+    }
+
+    /// Ends a request that is not computed.
+    pub fn cancel(&mut self, request: Request) {
+        self.unlock_matched(&request.matched);
+    }
+}

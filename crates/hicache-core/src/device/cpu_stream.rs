@@ -1,0 +1,214 @@
+//! A stream of the CPU device: a queue and a worker.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::cpu::{CpuShared, DeviceFault};
+use super::{Block, CopiesDone, CopyBatch, Event, PageCopy, PageLeases, Stream};
+use crate::error::{Error, ErrorKind, Result};
+use crate::region::Access;
+use crate::transfer::{Completion, Transfer};
+
+/// Jobs that wait in a stream; more are refused as `Busy`.
+const QUEUED_JOBS: usize = 4096;
+/// A stream that waits for an event gives up after this time, so that a forgotten event can't stop it for ever.
+const LONGEST_EVENT_WAIT: Duration = Duration::from_secs(60);
+
+enum Job {
+    Copy(CopyBatch, Completion<CopiesDone>),
+    Record(Arc<CpuEvent>),
+    Wait(Arc<dyn Event>),
+}
+
+/// The queue of a worker. The worker ends when this is dropped and the queue is empty; nobody waits for it.
+pub(super) struct CpuStream {
+    name: &'static str,
+    jobs: SyncSender<Job>,
+}
+
+impl fmt::Debug for CpuStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CpuStream").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl CpuStream {
+    pub(super) fn start(name: &'static str, shared: Arc<CpuShared>) -> Result<Self> {
+        let (jobs, queue) = sync_channel(QUEUED_JOBS);
+        let work = move || {
+            for job in queue {
+                // A hook of the caller's may panic: its batch is then lost, and the stream goes on.
+                let _ = catch_unwind(AssertUnwindSafe(|| run(job, name, &shared)));
+            }
+        };
+        std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|source| {
+            Error::new(ErrorKind::Unavailable, format!("no thread for the stream {name}")).with_source(source)
+        })?;
+        Ok(Self { name, jobs })
+    }
+
+    fn send(&self, job: Job) -> Result<(), (Job, Error)> {
+        self.jobs.try_send(job).map_err(|refused| match refused {
+            TrySendError::Full(job) => (
+                job,
+                Error::new(
+                    ErrorKind::Busy,
+                    format!("the stream {} has {QUEUED_JOBS} jobs queued", self.name),
+                ),
+            ),
+            TrySendError::Disconnected(job) => (
+                job,
+                Error::new(ErrorKind::Closed, format!("the worker of the stream {} is gone", self.name)),
+            ),
+        })
+    }
+}
+
+impl Stream for CpuStream {
+    fn copy(&self, batch: CopyBatch) -> Transfer<CopiesDone> {
+        let (completion, transfer) = Transfer::channel(batch.pages.len());
+        if let Err((Job::Copy(batch, completion), error)) = self.send(Job::Copy(batch, completion)) {
+            drop(completion.answer(CopiesDone::failed(batch.pages, &error)));
+        }
+        transfer
+    }
+
+    fn record(&self) -> Result<Arc<dyn Event>> {
+        let event = Arc::new(CpuEvent::default());
+        self.send(Job::Record(Arc::clone(&event))).map_err(|(_, error)| error)?;
+        Ok(event)
+    }
+
+    fn wait_event(&self, event: Arc<dyn Event>) -> Result<()> {
+        self.send(Job::Wait(event)).map_err(|(_, error)| error)
+    }
+}
+
+fn run(job: Job, name: &'static str, shared: &CpuShared) {
+    match job {
+        Job::Record(event) => event.set(),
+        Job::Wait(event) => drop(event.wait(LONGEST_EVENT_WAIT)),
+        Job::Copy(mut batch, completion) => {
+            let fault = shared.fault(name, batch.pages.len());
+            match fault {
+                Some(DeviceFault::NeverSubmitted) => return drop((batch, completion)),
+                Some(DeviceFault::LateStart(delay)) => std::thread::sleep(delay),
+                _ => {}
+            }
+            let outcomes = copy_pages(&mut batch, fault);
+            if fault == Some(DeviceFault::Swallowed) {
+                return shared.swallow((completion, batch));
+            }
+            let pages = batch.pages.into_iter().map(Some).collect();
+            // Nobody waits any more: the leases end here.
+            drop(completion.answer(CopiesDone { outcomes, pages }));
+        }
+    }
+}
+
+fn copy_pages(batch: &mut CopyBatch, fault: Option<DeviceFault>) -> Vec<Result<()>> {
+    let plan = Arc::clone(&batch.plan);
+    let mut outcomes: Vec<Result<()>> =
+        batch.pages.iter().map(|page| check(page, plan.from_bytes(), plan.to_bytes())).collect();
+    let injected = || Error::new(ErrorKind::Io, "injected").with_backend("cpu").with_operation("copy");
+    if fault == Some(DeviceFault::Fail) {
+        outcomes.iter_mut().for_each(|outcome| *outcome = Err(injected()));
+    }
+    for (number, step) in plan.steps().iter().enumerate() {
+        match fault {
+            Some(DeviceFault::LateSteps(delay)) => std::thread::sleep(delay),
+            Some(DeviceFault::FailPage { page, step }) if step <= number && !outcomes.is_empty() => {
+                let page = page % outcomes.len();
+                outcomes[page] = Err(injected());
+            }
+            _ => {}
+        }
+        for (page, outcome) in batch.pages.iter_mut().zip(&mut outcomes) {
+            if outcome.is_ok() {
+                *outcome = step.iter().try_for_each(|block| copy_block(page, block));
+            }
+        }
+        if let Some(hook) = &batch.step_done {
+            hook(number, outcomes.iter().all(Result::is_ok));
+        }
+    }
+    outcomes
+}
+
+/// Whether the page is what the plan was made for.
+fn check(page: &PageCopy, from_bytes: &[usize], to_bytes: &[usize]) -> Result<()> {
+    let fits = |leases: &PageLeases, lengths: &[usize]| {
+        let own = leases.iter().flat_map(|lease| std::iter::repeat_n(lease.len(), lease.planes()));
+        own.eq(lengths.iter().copied())
+    };
+    if !fits(&page.from, from_bytes) || !fits(&page.to, to_bytes) {
+        return Err(Error::config("the page's buffers are not those of the copy plan"));
+    }
+    if page.to.iter().any(|lease| lease.access() != Access::Write) {
+        return Err(Error::config("the target of a copy must be leased for writing"));
+    }
+    Ok(())
+}
+
+/// Which lease, and which plane of it, a buffer is.
+fn find(leases: &PageLeases, mut buffer: usize) -> Option<(usize, usize)> {
+    for (number, lease) in leases.iter().enumerate() {
+        match buffer.checked_sub(lease.planes()) {
+            None => return Some((number, buffer)),
+            Some(rest) => buffer = rest,
+        }
+    }
+    None
+}
+
+fn copy_block(page: &mut PageCopy, block: &Block) -> Result<()> {
+    let missing = || Error::config("the page has fewer buffers than the copy plan");
+    let (lease, plane) = find(&page.from, block.from.buffer).ok_or_else(missing)?;
+    let from = page.from[lease].plane(plane)?;
+    let (lease, plane) = find(&page.to, block.to.buffer).ok_or_else(missing)?;
+    let to = page.to[lease].plane_mut(plane)?;
+    for outer in 0..block.counts[0] {
+        let mut source = block.from.offset + outer * block.from.strides[0];
+        let mut target = block.to.offset + outer * block.to.strides[0];
+        for _ in 0..block.counts[1] {
+            // In range, since the plan was checked against these lengths.
+            to[target..target + block.bytes].copy_from_slice(&from[source..source + block.bytes]);
+            source += block.from.strides[1];
+            target += block.to.strides[1];
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct CpuEvent {
+    done: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl CpuEvent {
+    fn set(&self) {
+        *self.done.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Event for CpuEvent {
+    fn is_done(&self) -> bool {
+        *self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*done {
+            let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
+            let waited = self.changed.wait_timeout(done, left);
+            done = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
