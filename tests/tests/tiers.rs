@@ -1,7 +1,7 @@
 //! Workloads through device, host and storage: the recorded trace beside an ideal simulation, and with faults on storage
 //! and device the whole way.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hicache::controller::{Layout, PrefetchPolicy, WritePolicy};
@@ -14,6 +14,12 @@ use hicache_tests::{hicache, json, number, say, trace};
 use serde_json::Value;
 
 const PAGE: usize = 4096;
+/// One at a time: one of them compares times.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What storage and device may take here before they count as lost.
 const TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -31,6 +37,7 @@ fn within_one_percent(report: &Value) {
 
 #[test]
 fn the_trace_finds_what_an_ideal_simulation_finds() {
+    let _alone = alone();
     let Some(trace) = trace() else { return };
     let mut command = hicache();
     command.args(["replay", "--tiers", "--json", "--page-bytes", "16384", "--trace"]).arg(trace);
@@ -43,6 +50,7 @@ fn the_trace_finds_what_an_ideal_simulation_finds() {
 
 #[test]
 fn made_up_conversations_likewise_in_every_layout() {
+    let _alone = alone();
     for layout in Layout::ALL {
         let mut command = hicache();
         command.args([
@@ -87,7 +95,7 @@ fn requests() -> Vec<Request> {
     }
 }
 
-/// Plays all requests; `before` is told of each. Also how many requests a second the last fifth made.
+/// Plays all requests; `before` is told of each. Also how many requests a second the last tenth made.
 fn play(
     requests: &[Request],
     storage: Arc<FaultyStorage>,
@@ -109,7 +117,7 @@ fn play(
         timeout: TIMEOUT,
         namespace: Namespace::new("tiers"),
     };
-    let last = requests.len() * 4 / 5;
+    let last = requests.len() * 9 / 10;
     let mut since = Instant::now();
     let report = play_tiers(requests, &play, device, storage, |number| {
         before(number);
@@ -130,6 +138,7 @@ fn memory(requests: &[Request]) -> Arc<FaultyStorage> {
 
 #[test]
 fn faults_the_whole_way_cost_hits_and_nothing_else() {
+    let _alone = alone();
     let requests = requests();
     let (clean, clean_rate) = play(&requests, memory(&requests), CpuDevice::poisoning(), |_| ());
     assert_eq!((clean.corrupt_pages, clean.leaked_pages, clean.abandoned_pages), (0, 0, 0));

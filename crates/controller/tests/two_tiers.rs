@@ -70,8 +70,63 @@ fn what_is_used_is_not_evicted() {
     assert_eq!(request.matched().device_pages.len(), 3);
     assert!(engine.serve(&[11, 12]).is_none(), "there is room for one page only");
     assert_eq!(engine.controller.allocate(2).unwrap_err().kind(), hicache_core::ErrorKind::NoSpace);
+    assert!(engine.controller.is_whole(&request));
+    for (page, key) in request.matched().device_pages.iter().zip(fixture::keys(&prompt(&[1, 2, 3]))) {
+        engine.check(*page, &key);
+    }
     engine.controller.cancel(request);
     assert_eq!(engine.serve(&[11, 12]), served(0, 0, 2));
+    engine.rest();
+}
+
+#[test]
+fn what_a_failed_load_left_is_not_found_by_others_and_goes_with_the_last_user() {
+    let mut engine = Engine::new(config(8, 16));
+    engine.serve(&[1, 2, 3]).unwrap();
+    engine.controller.drain(LONG);
+    engine.controller.evict_device(8);
+    let begin = |engine: &mut Engine| engine.controller.begin(PromptSpace::default(), prompt(&[1, 2, 3]));
+    engine.device.set_faults(|_| Some(DeviceFault::Fail));
+    let mut first = begin(&mut engine);
+    engine.controller.load_back(&mut first).unwrap();
+    let second = begin(&mut engine);
+    assert_eq!(second.matched().device_pages.len(), 3, "on their way");
+    assert_eq!(engine.controller.start_loading().wait_all(LONG), LayerWait::Failed);
+    assert!(engine.controller.wait_loaded(LONG));
+    engine.account();
+    assert!(!engine.controller.is_whole(&first) && !engine.controller.is_whole(&second));
+    let third = begin(&mut engine);
+    assert_eq!((third.matched().device_pages.len(), third.matched().host_pages), (0, 0));
+    engine.controller.cancel(first);
+    engine.account();
+    engine.controller.cancel(second);
+    engine.controller.cancel(third);
+    engine.device.clear_faults();
+    assert_eq!(engine.serve(&[1, 2, 3]), served(0, 3, 0));
+    engine.rest();
+}
+
+#[test]
+fn loads_that_are_lost_do_not_stop_later_ones() {
+    let mut config = config(16, 32);
+    config.device_timeout_ms = 30;
+    let mut engine = Engine::new(config);
+    for first in [1, 11, 21, 31] {
+        engine.serve(&[first, first + 1]).unwrap();
+    }
+    engine.rest();
+    engine.controller.evict_device(16);
+    engine.device.set_faults(|operation| (operation.number < 3).then_some(DeviceFault::Swallowed));
+    for first in [1, 11, 21, 31] {
+        let mut request = engine.controller.begin(PromptSpace::default(), prompt(&[first, first + 1]));
+        engine.controller.load_back(&mut request).unwrap();
+        drop(engine.controller.start_loading());
+        assert!(engine.controller.drain(LONG), "the load of {first} waits for lost ones");
+        assert_eq!(engine.controller.is_whole(&request), first == 31);
+        engine.controller.cancel(request);
+    }
+    engine.device.release_lost();
+    engine.controller.poll();
     engine.rest();
 }
 

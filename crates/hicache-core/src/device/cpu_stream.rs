@@ -91,22 +91,30 @@ fn run(job: Job, name: &'static str, shared: &CpuShared) {
     match job {
         Job::Record(event) => event.set(),
         Job::Wait(event) => drop(event.wait(LONGEST_EVENT_WAIT)),
-        Job::Copy(mut batch, completion) => {
-            let fault = shared.fault(name, batch.pages.len());
-            match fault {
-                Some(DeviceFault::NeverSubmitted) => return drop((batch, completion)),
-                Some(DeviceFault::LateStart(delay)) => std::thread::sleep(delay),
-                _ => {}
-            }
-            let outcomes = copy_pages(&mut batch, fault);
-            if fault == Some(DeviceFault::Swallowed) {
-                return shared.swallow((completion, batch));
-            }
-            let pages = batch.pages.into_iter().map(Some).collect();
-            // Nobody waits any more: the leases end here.
-            drop(completion.answer(CopiesDone { outcomes, pages }));
-        }
+        Job::Copy(batch, completion) => run_copy(completion, batch, name, shared),
     }
+}
+
+/// The completion comes before the batch, so that after a panic the leases end before anybody is told.
+fn run_copy(
+    completion: Completion<CopiesDone>,
+    mut batch: CopyBatch,
+    name: &'static str,
+    shared: &CpuShared,
+) {
+    let fault = shared.fault(name, batch.pages.len());
+    match fault {
+        Some(DeviceFault::NeverSubmitted) => return drop((batch, completion)),
+        Some(DeviceFault::LateStart(delay)) => std::thread::sleep(delay),
+        _ => {}
+    }
+    let outcomes = copy_pages(&mut batch, fault);
+    if fault == Some(DeviceFault::Swallowed) {
+        return shared.swallow((completion, batch));
+    }
+    let pages = batch.pages.into_iter().map(Some).collect();
+    // Nobody waits any more: the leases end here.
+    drop(completion.answer(CopiesDone { outcomes, pages }));
 }
 
 fn copy_pages(batch: &mut CopyBatch, fault: Option<DeviceFault>) -> Vec<Result<()>> {
