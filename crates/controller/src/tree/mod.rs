@@ -11,7 +11,7 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | `node` | [`Node`], and the children of a node |
+//! | `node` | `Node`, and the children of a node |
 //! | `walk` | matching, and splitting nodes |
 //! | `change` | inserting, evicting, losing copies |
 //! | `order` | which nodes can be evicted, the one used longest ago first |

@@ -37,7 +37,16 @@ With --json one object is printed:
   backend, workload, directories, concurrency, examples (of what went wrong)
   restart                         open_seconds, seconds, pages, hit_pages, corrupt_pages, missing_pages, failed_pages;
                                   null with --no-restart and with the memory backend, which keeps nothing
-  policies                        with --policies: by name hit_pages, stored_pages, evicted_pages; else null";
+  policies                        with --policies: by name hit_pages, stored_pages, evicted_pages; else null
+
+With --tiers and --json another object is printed:
+  sizes, hits, ideal              pages of the tiers; pages found in each; what an ideal simulation of these sizes finds
+  computed_pages, refused_requests, failed_loads
+  storage_found_pages             that storage had; hits.storage_pages were there in time
+  corrupt_pages, leaked_pages, abandoned_pages, drained
+  storage_bytes, loaded_bytes     brought from storage; brought to the device
+  first_token_ms                  mean: all, without_storage, device_only, no_cache
+  seconds, metrics                metrics as Prometheus reads them";
 
 /// Arguments of `hicache replay`.
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@
 //! | module | what is there |
 //! |---|---|
 //! | `arguments` | [`TierArguments`] |
-//! | `engine` | [`TierEngine`]: what an engine does with the controller for one request |
+//! | `engine` | `TierEngine`: what an engine does with the controller for one request |
 //! | `play` | [`play_tiers`]: all requests, and what came of them |
 //! | `ideal` | [`simulate_tiers`]: what three LRU tiers of these sizes would have found |
 //! | `report` | the result, as JSON and for people |
