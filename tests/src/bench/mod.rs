@@ -5,14 +5,14 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | [`cases`] | what is measured, against what, and the bar |
-//! | [`spec`] | what a competitor is told |
-//! | [`competitors`] | the store, a raw ring, files |
-//! | [`child`] | the process of a competitor |
-//! | [`rounds`] | the turns that they take |
-//! | [`measure`] | seconds, CPU, allocations |
-//! | [`syscalls`] | system calls, by strace |
-//! | [`report`] | the table, JSON, HTML |
+//! | `cases` | what is measured, against what, and the bar |
+//! | `spec` | what a competitor is told |
+//! | `competitors` | the store, a raw ring, files |
+//! | `child` | the process of a competitor |
+//! | `rounds` | the turns that they take |
+//! | `measure` | seconds, CPU, allocations |
+//! | `syscalls` | system calls, by strace |
+//! | `report` | the table, JSON, HTML |
 
 mod allocations;
 mod cases;

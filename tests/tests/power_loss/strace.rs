@@ -80,7 +80,12 @@ pub(crate) fn parse(text: &str) -> Vec<Call> {
         if rest.starts_with("+++") || rest.starts_with("---") {
             continue;
         }
-        if let Some(start) = rest.strip_suffix("<unfinished ...>") {
+        if let Some(start) = rest.strip_suffix("<detached ...>").map(str::trim_end) {
+            // Under way when the process ended, like those that are left below. Without arguments it had not begun.
+            if !start.is_empty() && !start.ends_with('(') {
+                open.insert(process, (number, start));
+            }
+        } else if let Some(start) = rest.strip_suffix("<unfinished ...>") {
             let before = open.insert(process, (number, start));
             assert!(before.is_none(), "two calls at once in one thread: {line}");
         } else if let Some(resumed) = rest.strip_prefix("<... ") {
