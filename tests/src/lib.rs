@@ -6,7 +6,7 @@
 //! | [`process`] | such processes from outside |
 //! | [`history`] | what was done to keys, so that each of them can tell a stale page |
 //! | [`ground`] | a root that is tested, from outside |
-//! | [`bench`] | the store beside the machine's limit |
+//! | [`mod@bench`] | the store beside the machine's limit |
 //! | [`scenarios`] | tests whose length is an argument: short in the gate, long in `cargo xtask soak` |
 
 pub mod actor;
@@ -34,7 +34,7 @@ pub fn actor_binary() -> Command {
     Command::new(BINARY.get_or_init(|| built("hicache-tests", "hicache-actor")))
 }
 
-/// The release binary of [`bench`], built likewise.
+/// The release binary of [`mod@bench`], built likewise.
 pub fn bench_binary() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     Command::new(BINARY.get_or_init(|| built("hicache-tests", "hicache-bench")))
