@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 const NAME: &str = "bell";
 
 /// The own bell, with a thread that sleeps until it is rung. The worker's runtime could wait for the socket itself, but its
-/// wake-ups would then go through epoll, which is a third more syscalls for every batch.
+/// wake-ups would then go through epoll, which is a quarter more syscalls for every batch.
 #[derive(Debug)]
 pub(crate) struct Bell {
     socket: UnixDatagram,
