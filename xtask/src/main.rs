@@ -4,8 +4,10 @@ mod bench;
 mod cargo;
 mod demo;
 mod gate;
+mod matrix;
 mod soak;
 mod tidy;
+mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +31,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Tests whose length is an argument, for long: damage, power failures, kills, everything mixed, the protocol.
     Soak(soak::Arguments),
+    /// Every combination of features, the oldest versions of what we stand on, the oldest compiler.
+    Matrix(matrix::Arguments),
     /// The invariants that a program can check.
     Tidy,
 }
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => gate::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     match result {
