@@ -125,6 +125,10 @@ pub(super) fn all() -> Vec<Case> {
     for (size, bytes) in PAGES {
         cases.extend(direct(size, bytes));
     }
+    for depth in [8, 16, 32, 128] {
+        let ours = Spec { depth, ..spec(Work::Get, 512 << 10, 4) };
+        cases.push(case(format!("get direct 512K x4, {depth} deep"), &ours, &[RAW], &[]));
+    }
     for (size, bytes) in PAGES {
         let hot = Spec { direct: false, ..spec(Work::Get, bytes, 1) };
         cases.push(case(format!("get hot {size}"), &hot, &[RAW, FILES], &[at_least(0.9)]));
@@ -202,7 +206,7 @@ fn open() -> Case {
 /// What of the CPU a verified page costs on any store.
 fn memory() -> Case {
     let ours = Spec { kind: Kind::Checksum, pages: 1024, ..spec(Work::Hash, 512 << 10, 1) };
-    let others = [("looking at each byte once", Kind::Reading)];
+    let others = [("bringing it to the processor", Kind::Reading)];
     case("checksum of memory that no cache holds".to_owned(), &ours, &others, &[])
 }
 

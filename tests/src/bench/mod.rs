@@ -128,6 +128,9 @@ fn run_cases(run: &Run) -> Result<bool, Problem> {
     }
     let report = report::Report { machine, results };
     crate::say(&report.table());
+    if let Some(costs) = report.costs() {
+        crate::say(&costs);
+    }
     for path in report.write(&run.out)? {
         crate::say(&format!("written: {}", path.display()));
     }

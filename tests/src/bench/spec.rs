@@ -61,7 +61,7 @@ pub(super) enum Work {
 }
 
 /// All of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spec {
     pub(super) kind: Kind,
     pub(super) work: Work,

@@ -38,7 +38,8 @@ impl Foyer {
                 .build()?;
             let blocks = BlockEngineConfig::new(device)
                 .with_block_size(BLOCK_BYTES)
-                .with_buffer_pool_size(2 * BLOCK_BYTES);
+                .with_buffer_pool_size(2 * BLOCK_BYTES)
+                .with_submit_queue_size_threshold(2 * BLOCK_BYTES);
             let ring: Box<dyn IoEngineConfig> =
                 UringIoEngineConfig::new().with_io_depth(spec.depth as usize).boxed();
             HybridCacheBuilder::new()

@@ -1,4 +1,4 @@
-//! What it costs to look at every byte of memory that no cache holds: the part of a verified page that no store can avoid.
+//! What it costs to bring memory that no cache holds to a processor: the part of a verified page that no store can avoid.
 
 use hicache_hashing::checksum;
 
@@ -21,15 +21,9 @@ impl Reading {
     }
 }
 
-/// All words of it in one, as fast as the memory comes.
-fn fold(page: &[u8]) -> u64 {
-    let mut sums = [0_u64; 32];
-    for words in page.chunks_exact(256) {
-        for (sum, word) in sums.iter_mut().zip(words.chunks_exact(8)) {
-            *sum ^= u64::from_le_bytes(word.try_into().unwrap_or_default());
-        }
-    }
-    sums.iter().fold(0, |all, sum| all ^ sum)
+/// A word of each line that comes from memory: nothing that looks at all of it is faster.
+fn touch(page: &[u8]) -> u64 {
+    page.chunks_exact(64).fold(0, |sum, line| sum ^ u64::from(line[0]))
 }
 
 impl Competitor for Reading {
@@ -38,7 +32,7 @@ impl Competitor for Reading {
         let bytes = self.memory.lease.bytes()?;
         let watch = Stopwatch::start();
         for page in bytes.chunks_exact(page_bytes) {
-            std::hint::black_box(if kind == Kind::Checksum { checksum(page) } else { fold(page) });
+            std::hint::black_box(if kind == Kind::Checksum { checksum(page) } else { touch(page) });
         }
         Ok(watch.stop(pages * page_bytes as u64, pages))
     }

@@ -1,5 +1,7 @@
 //! A page with the figures and their plots.
 
+use super::costs::{COSTS, costs};
+use super::plot::Over;
 use super::{Report, line, plot};
 use crate::bench::Problem;
 
@@ -19,9 +21,13 @@ pub(super) fn page(report: &Report) -> Result<String, Problem> {
         let class = if outcome.is_met() == Some(true) { "" } else { " class=no" };
         page += &format!("<li{class}>{}</li>", escape(&line(outcome)));
     }
-    page += "</ul><h2>Over page sizes</h2>";
-    for svg in plot::over_sizes(report)? {
-        page += &svg;
+    page += "</ul>";
+    for (title, over) in [("Over page sizes", Over::PageSize), ("Over operations in flight", Over::Depth)] {
+        page += &format!("<h2>{title}</h2>");
+        page.extend(plot::lines_over(report, over)?);
+    }
+    if let Some(costs) = costs(report) {
+        page += &format!("<h2>Where the CPU goes</h2><p>{COSTS}</p><pre>{}</pre>", escape(&costs));
     }
     page += "<h2>Case by case</h2>";
     for outcome in &report.results {

@@ -1,5 +1,6 @@
 //! What is shown: lines while it runs, a table, JSON, and a page with plots that needs nothing beside itself.
 
+mod costs;
 mod html;
 mod plot;
 
@@ -56,6 +57,11 @@ fn number(value: f64, decimals: usize) -> String {
 }
 
 impl Report {
+    /// Where the CPU goes, as a table; `None` where the cases that tell it were not played.
+    pub(super) fn costs(&self) -> Option<String> {
+        costs::costs(self)
+    }
+
     pub(super) fn table(&self) -> String {
         let mut table = Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);

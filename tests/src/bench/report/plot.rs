@@ -1,4 +1,4 @@
-//! Bars with their spread, and lines over page sizes.
+//! Bars with their spread, and lines over page sizes and depths.
 
 use plotters::prelude::*;
 
@@ -6,9 +6,16 @@ use super::{Report, spread};
 use crate::bench::Problem;
 use crate::bench::measure::Measure;
 use crate::bench::rounds::{Outcome, Played};
+use crate::bench::spec::Spec;
 
-const COLOURS: [RGBColor; 4] =
-    [RGBColor(0, 95, 115), RGBColor(148, 148, 148), RGBColor(202, 103, 2), RGBColor(155, 34, 38)];
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 95, 115),
+    RGBColor(148, 148, 148),
+    RGBColor(202, 103, 2),
+    RGBColor(155, 34, 38),
+    RGBColor(90, 60, 140),
+    RGBColor(60, 130, 60),
+];
 
 fn rates(played: &Played) -> Vec<f64> {
     played.measures.iter().map(Measure::gigabytes_a_second).collect()
@@ -55,32 +62,65 @@ pub(super) fn bars(outcome: &Outcome) -> Result<Option<String>, Problem> {
     Ok(Some(svg))
 }
 
-/// The sizes in the names of the cases, as positions.
-const SIZES: [&str; 3] = ["64K", "512K", "2M"];
+/// What lines go over: a figure of a case's spec, in words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    PageSize,
+    Depth,
+}
 
-/// A plot for each kind of work that was measured with several page sizes, a line for each competitor.
-pub(super) fn over_sizes(report: &Report) -> Result<Vec<String>, Problem> {
-    let mut kinds: Vec<String> = Vec::new();
-    for outcome in &report.results {
-        if let Some(kind) = without_size(&outcome.name).filter(|kind| !kinds.contains(kind)) {
-            kinds.push(kind);
+impl Over {
+    fn of(self, spec: &Spec) -> u64 {
+        match self {
+            Self::PageSize => spec.page_bytes as u64,
+            Self::Depth => u64::from(spec.depth),
         }
     }
-    kinds.iter().filter_map(|kind| lines(report, kind).transpose()).collect()
+
+    fn label(self, value: u64) -> String {
+        match self {
+            Self::PageSize if value >= 1 << 20 => format!("{}M", value >> 20),
+            Self::PageSize => format!("{}K", value >> 10),
+            Self::Depth => value.to_string(),
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::PageSize => "page size",
+            Self::Depth => "operations in flight",
+        }
+    }
+
+    /// What makes two cases points of one line: everything else.
+    fn kind(self, spec: &Spec) -> Spec {
+        let mut kind = Spec { directory: std::path::PathBuf::new(), ..spec.clone() };
+        match self {
+            Self::PageSize => (kind.page_bytes, kind.pages, kind.round_pages) = (0, 0, 0),
+            Self::Depth => kind.depth = 0,
+        }
+        kind
+    }
 }
 
-fn without_size(name: &str) -> Option<String> {
-    let words: Vec<&str> = name.split(' ').filter(|word| !SIZES.contains(word)).collect();
-    (words.len() < name.split(' ').count()).then(|| words.join(" "))
+/// A plot for each kind of work that was measured at several points, a line for each competitor.
+pub(super) fn lines_over(report: &Report, over: Over) -> Result<Vec<String>, Problem> {
+    let mut groups: Vec<Vec<&Outcome>> = Vec::new();
+    for outcome in report.results.iter().filter(|outcome| outcome.played[0].measures[0].bytes > 0) {
+        let kind = over.kind(&outcome.played[0].spec);
+        match groups.iter_mut().find(|group| over.kind(&group[0].played[0].spec) == kind) {
+            Some(group) => group.push(outcome),
+            None => groups.push(vec![outcome]),
+        }
+    }
+    groups.into_iter().filter(|group| group.len() > 1).map(|group| lines(&group, over)).collect()
 }
 
-fn lines(report: &Report, kind: &str) -> Result<Option<String>, Problem> {
+fn lines(group: &[&Outcome], over: Over) -> Result<String, Problem> {
+    let mut group = group.to_vec();
+    group.sort_by_key(|outcome| over.of(&outcome.played[0].spec));
     let mut points: Vec<(&str, Vec<(f64, f64)>)> = Vec::new();
-    for outcome in
-        report.results.iter().filter(|outcome| without_size(&outcome.name).as_deref() == Some(kind))
-    {
-        let size = SIZES.iter().position(|size| outcome.name.split(' ').any(|word| word == *size));
-        let Some(x) = size else { continue };
+    for (x, outcome) in group.iter().enumerate() {
         for played in &outcome.played {
             let point = (x as f64, spread(&rates(played)).0);
             match points.iter_mut().find(|(name, _)| *name == played.name) {
@@ -89,27 +129,23 @@ fn lines(report: &Report, kind: &str) -> Result<Option<String>, Problem> {
             }
         }
     }
-    if points.iter().all(|(_, line)| line.len() < 2) {
-        return Ok(None);
-    }
     let most = points.iter().flat_map(|(_, line)| line).map(|(_, y)| *y).fold(0.0, f64::max);
+    let last = group.len() as f64 - 1.0;
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (760, 320)).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
-            .caption(format!("{kind}, GB/s over page size"), ("sans-serif", 16))
+            .caption(format!("{}, GB/s over {}", group[0].name, over.title()), ("sans-serif", 16))
             .margin(8)
             .set_label_area_size(LabelAreaPosition::Left, 40)
             .set_label_area_size(LabelAreaPosition::Bottom, 24)
-            .build_cartesian_2d(-0.2..2.2, 0.0..most * 1.1)?;
+            .build_cartesian_2d(-0.2..last + 0.2, 0.0..most * 1.1)?;
         let name = |at: &f64| {
-            let is_size = (at - at.round()).abs() < 1e-6 && *at >= 0.0;
-            SIZES
-                .get(at.round() as usize)
-                .filter(|_| is_size)
-                .map_or_else(String::new, |size| (*size).to_owned())
+            let is_point = (at - at.round()).abs() < 1e-6 && *at >= 0.0;
+            let outcome = group.get(at.round() as usize).filter(|_| is_point);
+            outcome.map_or_else(String::new, |outcome| over.label(over.of(&outcome.played[0].spec)))
         };
-        chart.configure_mesh().x_labels(13).x_label_formatter(&name).draw()?;
+        chart.configure_mesh().x_labels(5 * group.len()).x_label_formatter(&name).draw()?;
         for (at, (name, line)) in points.iter().enumerate() {
             let colour = COLOURS[at % COLOURS.len()];
             chart
@@ -120,5 +156,5 @@ fn lines(report: &Report, kind: &str) -> Result<Option<String>, Problem> {
         chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
         area.present()?;
     }
-    Ok(Some(svg))
+    Ok(svg)
 }
