@@ -4,8 +4,11 @@ mod bench;
 mod cargo;
 mod demo;
 mod gate;
+mod python;
+mod sglang;
 mod soak;
 mod tidy;
+mod venv;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +32,10 @@ enum Task {
     Bench(bench::Arguments),
     /// Tests whose length is an argument, for long: damage, power failures, kills, everything mixed, the protocol.
     Soak(soak::Arguments),
+    /// The Python package: builds the wheel into `target/wheels`, installs it into a fresh environment, tests it there.
+    Python(python::Arguments),
+    /// The wheel in a real SGLang without a GPU: servers, controllers, faults; `-k server` picks some.
+    Sglang(sglang::Arguments),
     /// The invariants that a program can check.
     Tidy,
 }
@@ -39,6 +46,8 @@ fn main() -> ExitCode {
         Task::Test(arguments) => gate::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Python(arguments) => python::run(&arguments),
+        Task::Sglang(arguments) => sglang::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     match result {
