@@ -16,7 +16,7 @@ for folder in (HERE, HERE / "shim"):
 def pytest_addoption(parser):
     parser.addoption("--models", default=None, help="directory in which the tiny models are kept")
     parser.addoption("--requests", type=int, default=60, help="requests of the soak")
-    parser.addoption("--trace", default=None, help="recorded workload (Mooncake JSONL) of the soak; else one made here")
+    parser.addoption("--workload", default=None, help="recorded workload (Mooncake JSONL) of the soak; else one made here")
 
 
 @pytest.fixture(scope="session")

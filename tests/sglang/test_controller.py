@@ -55,14 +55,16 @@ def device_pool(mla):
 
 
 def host_pool(device, layout, mla):
+    more = {}
     if mla:
         from sglang.srt.mem_cache.pool_host.mla import MLATokenToKVPoolHost as pool_class
+
+        more["target_layer_num"] = LAYERS
     else:
         from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost as pool_class
     info = device.get_device_pool_infos()[0].buffer_info
-    return pool_class(
-        info, 2.0, 0, PAGE, layout, device_capacity_tokens=TOKENS, start_layer=0, end_layer=LAYERS, pin_memory=False
-    )
+    ends = {"device_capacity_tokens": TOKENS, "start_layer": 0, "end_layer": LAYERS}
+    return pool_class(info, 2.0, 0, PAGE, layout, **ends, **more)
 
 
 class Rig:
@@ -88,18 +90,16 @@ class Rig:
             enable_storage_metrics=True,
         )
 
+    def buffers(self):
+        latent = getattr(self.host, "device_kv_buffers", None)
+        return list(latent) if latent is not None else [*self.host.device_k_buffers, *self.host.device_v_buffers]
+
     def device_rows(self, slots):
-        buffers = [*self.host.device_k_buffers, *self.host.device_v_buffers] if hasattr(
-            self.host, "device_k_buffers"
-        ) else [*self.host.device_kv_buffers]
-        return [buffer[slots].clone() for buffer in buffers]
+        return [buffer[slots].clone() for buffer in self.buffers()]
 
     def fill(self, slots, seed):
         torch.manual_seed(seed)
-        buffers = [*self.host.device_k_buffers, *self.host.device_v_buffers] if hasattr(
-            self.host, "device_k_buffers"
-        ) else [*self.host.device_kv_buffers]
-        for buffer in buffers:
+        for buffer in self.buffers():
             buffer[slots] = torch.randn(buffer[slots].shape).to(buffer.dtype)
 
     def to_host(self, slots):

@@ -55,3 +55,9 @@ pub(crate) fn target() -> Result<PathBuf> {
         .map(PathBuf::from)
         .context("cargo metadata names no target directory")
 }
+
+/// Where programs are looked for.
+#[expect(clippy::disallowed_methods, reason = "a tool, not a library")]
+pub(crate) fn search_path() -> String {
+    std::env::var("PATH").unwrap_or_default()
+}

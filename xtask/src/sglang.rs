@@ -34,6 +34,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut tests = venv.command();
     tests.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--durations=10"]).arg(&folder);
     let models = cargo::target()?.join("sglang/models");
+    // The stand-ins are imported by whatever Python sees this; the programs of the environment build native parts.
+    tests.env("PYTHONPATH", format!("{0}/shim:{0}", folder.display()));
+    tests.env("PATH", format!("{}:{}", venv.path().join("bin").display(), cargo::search_path()));
     cargo::run(tests.arg("--models").arg(models).args(&arguments.pytest))
 }
 
