@@ -1,5 +1,6 @@
 """A real server: pages come back after a flush, a kill and an attach, and the output is the same."""
 
+import time
 import urllib.error
 
 import pytest
@@ -17,10 +18,8 @@ def twice(server, tokens):
     return first, second, cached
 
 
-def settle(server, pages=None):
+def settle(server):
     """Waits until what was computed is stored, and forgets it on device and host."""
-    import time
-
     time.sleep(1.0)
     server.flush()
 
@@ -105,3 +104,12 @@ def test_other_models_and_ranks(model, prompt, tmp_path, kind, tp):
         assert again == output
         assert cached >= FROM_STORAGE, f"{cached} tokens came from storage\n{server.tail()}"
         assert "counts as a miss" not in server.log.read_text()
+
+
+def test_a_side_pool_that_is_missing_on_one_rank(model, prompt, tmp_path):
+    """The ranks agree on a miss, and the output is right."""
+    extra = ours(tmp_path / "store", module_path="faulty", class_name="WithoutSidePool")
+    with Server(model("swa"), tmp_path / "log", extra, tp=2) as server:
+        output, again, cached = twice(server, prompt(5))
+        assert again == output
+        assert cached == 0, "one rank loaded what the other could not"

@@ -1,6 +1,6 @@
 //! `cargo xtask sglang`: the wheel in a real SGLang, without a GPU.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -23,21 +23,44 @@ pub(crate) struct Arguments {
     pytest: Vec<String>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let folder = crate::root().join("tests/sglang");
-    let venv = install(&folder)?;
-    if arguments.install_only {
-        return Ok(());
+impl Arguments {
+    /// Only arguments for pytest.
+    pub(crate) fn pytest(pytest: Vec<String>) -> Self {
+        Self { install_only: false, pytest }
     }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.install_only {
+        return install(&folder()).map(drop);
+    }
+    let mut tests = ready()?;
+    tests.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--durations=10"]).arg(folder());
+    let models = cargo::target()?.join("sglang/models");
+    cargo::run(tests.arg("--models").arg(models).args(&arguments.pytest))
+}
+
+/// The bench beside SGLang's own backends.
+pub(crate) fn bench(arguments: &[String]) -> Result<()> {
+    cargo::run(ready()?.arg(folder().join("bench.py")).args(arguments))
+}
+
+/// The harness.
+fn folder() -> PathBuf {
+    crate::root().join("tests/sglang")
+}
+
+/// A Python with SGLang, the wheel and the stand-ins.
+fn ready() -> Result<Command> {
+    let folder = folder();
+    let venv = install(&folder)?;
     let wheel = python::build(&find_python(&["python3"], 9)?)?;
     venv.install(&["--no-deps", "--no-index", "--force-reinstall", &wheel.to_string_lossy()])?;
-    let mut tests = venv.command();
-    tests.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--durations=10"]).arg(&folder);
-    let models = cargo::target()?.join("sglang/models");
+    let mut command = venv.command();
     // The stand-ins are imported by whatever Python sees this; the programs of the environment build native parts.
-    tests.env("PYTHONPATH", format!("{0}/shim:{0}", folder.display()));
-    tests.env("PATH", format!("{}:{}", venv.path().join("bin").display(), cargo::search_path()));
-    cargo::run(tests.arg("--models").arg(models).args(&arguments.pytest))
+    command.env("PYTHONPATH", format!("{0}/shim:{0}", folder.display()));
+    command.env("PATH", format!("{}:{}", venv.path().join("bin").display(), cargo::search_path()));
+    Ok(command)
 }
 
 /// The stage of the gate.
@@ -46,7 +69,7 @@ pub(crate) fn stage() -> Result<()> {
         say(&format!("went without: a real SGLang, since {reason:#}"));
         return Ok(());
     }
-    run(&Arguments { install_only: false, pytest: Vec::new() })
+    run(&Arguments::pytest(Vec::new()))
 }
 
 /// What the machine must have; pip brings the rest.

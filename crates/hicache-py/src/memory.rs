@@ -1,8 +1,9 @@
 //! Foreign memory: regions by address, pages in pieces, token ids in arrays.
 //!
 //! What Python gives is addresses. Whoever calls [`Memory::register`] vouches for a range: its `owner` keeps it mapped at
-//! that place until it is dropped. In the package that is `hicache/_arrays.py`, which reads the range from the tensor
-//! that it passes as owner. No address outside a registered range is ever used.
+//! that place until it is dropped. In the package, `hicache/sglang/pools.py` reads the range from the tensor that it
+//! passes as owner. `hicache/_held.py` passes no owner: it holds the tensor in every call that uses the range, and forgets
+//! the range when the tensor goes. No address outside a registered range is ever used.
 
 use std::collections::BTreeMap;
 use std::ptr::NonNull;

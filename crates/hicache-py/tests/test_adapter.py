@@ -201,3 +201,16 @@ def test_records_of_the_native_half_reach_logging(backend, caplog):
     with caplog.at_level(logging.INFO):
         backend(FakePool())
     assert "hicache is open" in caplog.text
+
+
+@pytest.mark.parametrize("version", ["0.5.3", "0.5.5.post1"])
+def test_releases_without_addresses_ask_for_tensors(backend, monkeypatch, version):
+    """They ignore `interface_v1`, so the pages that they store are those of the tensor methods."""
+    import importlib.metadata
+
+    import numpy as np
+
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    storage = backend(FakePool())
+    assert storage.batch_set(keys_of([0]), [np.ones(100)]) is True
+    assert storage.batch_exists(keys_of([0])) == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
-from typing import Any, Dict, Optional
+import re
+from typing import Any, Dict, Optional, Tuple
 
 from .. import _native
 
@@ -23,6 +25,8 @@ SGLANG_FIELDS = frozenset(
         "tp_lcm_size",
     ]
 )
+#: The first release that looks at `interface_v1`.
+FIRST_WITH_ADDRESSES = (0, 5, 6)
 #: Fields of the namespace that an operator may set; the others are read from the pool.
 OPERATOR_FIELDS = ("extra", "model", "revision")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz", ".index.json")
@@ -46,7 +50,7 @@ class Settings:
                 "(layout page_head), which hicache does not store; leave tp_lcm_size out of the extra config"
             )
         #: Whether SGLang passes addresses (else it copies each page into a tensor first).
-        self.zero_copy = bool(given.get("interface_v1"))
+        self.zero_copy = bool(given.get("interface_v1")) and release() >= FIRST_WITH_ADDRESSES
         table = {name: value for name, value in given.items() if name not in SGLANG_FIELDS}
         revision = table.pop("revision", None)
         namespace = dict(_table(table.pop("namespace", None)))
@@ -69,6 +73,15 @@ def _table(value: Any) -> Dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"namespace in the extra config must be a table, not {value!r}")
     return value
+
+
+def release() -> Tuple[int, ...]:
+    """The numbers of SGLang's release; those of a very late one where it can't be told."""
+    try:
+        text = importlib.metadata.version("sglang")
+    except importlib.metadata.PackageNotFoundError:
+        return (999,)
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
 def is_writer(config: Any) -> bool:
@@ -104,6 +117,9 @@ def namespace(config: Any, pool: Any, settings: Settings) -> Dict[str, Any]:
     for field, value in (("layers", pool.layers), ("heads", pool.heads), ("head_dim", pool.head_dim)):
         if value:
             described[field] = value
+    stored = stored_dtype(pool)
+    if stored is not None:
+        described["extra"]["kv_cache_dtype"] = stored
     logical = getattr(config, "logical_page_size", None)
     if logical:
         described["extra"]["logical_page_tokens"] = str(logical)
@@ -112,6 +128,34 @@ def namespace(config: Any, pool: Any, settings: Settings) -> Dict[str, Any]:
         if settings.namespace.get(field):
             described[field] = settings.namespace[field]
     return described
+
+
+def revision_of(config: Any) -> Optional[str]:
+    """The revision of the weights, where nobody names one: SGLang's `--revision`, or else what the files say."""
+    arguments = server_arguments()
+    given = getattr(arguments, "revision", None)
+    path = getattr(arguments, "model_path", None) or getattr(config, "model_name", None)
+    return str(given) if given else derived_revision(path)
+
+
+def server_arguments() -> Any:
+    """The flags of this server, where SGLang shows them; `None` where it does not."""
+    for module, function in (
+        ("sglang.srt.runtime_context", "get_server_args"),
+        ("sglang.srt.server_args", "get_global_server_args"),
+    ):
+        try:
+            return getattr(__import__(module, fromlist=[function]), function)()
+        except Exception:  # Another release, or no server.
+            continue
+    return None
+
+
+def stored_dtype(pool: Any) -> Optional[str]:
+    """What bytes stand for: numbers of 8 bits are kept as plain bytes, and only the flags say of which kind."""
+    if pool.dtype not in ("uint8", "int8"):
+        return None
+    return str(getattr(server_arguments(), "kv_cache_dtype", None) or "unknown")
 
 
 def derived_revision(model: Optional[str]) -> Optional[str]:

@@ -15,7 +15,7 @@ from .._reports import Reports
 from .counters import Counters
 from .guard import misses, no_pages
 from .pools import Pool
-from .settings import Settings, derived_revision, is_writer, namespace
+from .settings import Settings, is_writer, namespace, revision_of
 from .side_pools import SidePools
 from .tensors import TensorMethods
 
@@ -66,9 +66,8 @@ class HiCacheRust(TensorMethods, SidePools, HiCacheStorage):
         if reader and "role" not in table:
             table["role"] = "reader"
         described = namespace(self._config, self._pool, self._settings)
-        revision = derived_revision(getattr(self._config, "model_name", None))
         begun = time.monotonic()
-        self._store = _native.Store.open(json.dumps(table), json.dumps(described), revision)
+        self._store = _native.Store.open(json.dumps(table), json.dumps(described), revision_of(self._config))
         self._arrays = HeldArrays(self._store)
         said, fingerprint = self._store.namespace() or ("{}", "")
         logger.info(
