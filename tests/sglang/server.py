@@ -140,7 +140,7 @@ class Server:
 
     def attach(self, extra, backend="dynamic"):
         body = {"hicache_storage_backend": backend, "hicache_storage_backend_extra_config_json": json.dumps(extra)}
-        return self.call("PUT", "/hicache/storage-backend", body)
+        return self.call("PUT", "/hicache/storage-backend", body, raw=True)
 
     def detach(self):
         return self.call("DELETE", "/hicache/storage-backend", raw=True)

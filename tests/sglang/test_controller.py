@@ -272,13 +272,16 @@ def _faster(hicache, np, get_hash_str):
 
     tokens = np.random.default_rng(1).integers(0, 150_000, 64 * 2000)
     theirs_input = array("q", tokens.tolist())
-    ratios = []
-    for _ in range(9):
+    ours, theirs = [], []
+    for _ in range(21):
         begun = time.perf_counter()
-        ours = hicache.page_hashes(tokens, 64)
+        names = hicache.page_hashes(tokens, 64)
         middle = time.perf_counter()
-        theirs = get_hash_str(theirs_input, None, page_size=64)
-        ratios.append((time.perf_counter() - middle) / (middle - begun))
-        assert ours == theirs
-    print(f"page_hashes of 2,000 pages: {sorted(ratios)[4]:.2f} times SGLang's rate")
-    return sorted(ratios)[4] >= 1.0
+        expected = get_hash_str(theirs_input, None, page_size=64)
+        theirs.append(time.perf_counter() - middle)
+        ours.append(middle - begun)
+        assert names == expected
+    # The best of each, since both only ever lose by what else the machine does.
+    ratio = min(theirs) / min(ours)
+    print(f"page_hashes of 2,000 pages: {ratio:.2f} times SGLang's rate")
+    return ratio >= 1.0

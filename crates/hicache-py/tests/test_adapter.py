@@ -79,9 +79,12 @@ def test_what_differs_is_another_namespace(backend, change):
     assert storage.batch_exists(keys_of([0])) == 0
 
 
-def test_mla_ranks_share_what_one_of_them_stores(backend):
+@pytest.mark.parametrize("first", [0, 1])
+def test_mla_ranks_share_what_one_of_them_stores(backend, first):
     pools = [FakePool(mla=True), FakePool(mla=True)]
-    ranks = [backend(pool, is_mla_model=True, tp_size=2, tp_rank=rank) for rank, pool in enumerate(pools)]
+    ranks = [None, None]
+    for rank in (first, 1 - first):
+        ranks[rank] = backend(pools[rank], is_mla_model=True, tp_size=2, tp_rank=rank)
     pools[1].fill([0], 9)
     assert ranks[1].batch_set_v1(keys_of([0]), slots_of([0])) == [True]
     assert ranks[0].batch_exists(keys_of([0])) == 0, "rank 1 stored, and rank 0 is the writer"

@@ -101,14 +101,15 @@ class Array:
     def _tensor(self, tensor: Any) -> None:
         self.device = str(tensor.device)
         self.on_host = tensor.device.type == "cpu"
+        if not self.on_host or "strided" not in str(tensor.layout):
+            self.contiguous = False  # Sparse tensors have no one place; memory of a device is not looked at.
+            return
         self.contiguous = tensor.is_contiguous()
         self.bytes = tensor.numel() * tensor.element_size()
-        self.address = tensor.data_ptr() if self.device != "meta" else 0
+        self.address = tensor.data_ptr()
         self.kind = {"torch.int64": "i8", "torch.int32": "i4", "torch.uint64": "u8", "torch.uint32": "u4"}.get(
             str(tensor.dtype)
         )
-        if self.on_host and tensor.layout is not None and "strided" not in str(tensor.layout):
-            self.contiguous = False
 
     def _buffer(self, obj: Any) -> bool:
         buffer = _Buffer()
