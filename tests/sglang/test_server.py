@@ -104,12 +104,15 @@ def test_other_models_and_ranks(model, prompt, tmp_path, kind, tp):
         assert again == output
         assert cached >= FROM_STORAGE, f"{cached} tokens came from storage\n{server.tail()}"
         assert "counts as a miss" not in server.log.read_text()
+        if (kind, tp) == ("swa", 2):
+            lose_a_side_pool(server, prompt(5), tmp_path)
 
 
-def test_a_side_pool_that_is_missing_on_one_rank(model, prompt, tmp_path):
-    """The ranks agree on a miss, and the output is right."""
-    extra = ours(tmp_path / "store", module_path="faulty", class_name="WithoutSidePool")
-    with Server(model("swa"), tmp_path / "log", extra, tp=2) as server:
-        output, again, cached = twice(server, prompt(5))
-        assert again == output
-        assert cached == 0, "one rank loaded what the other could not"
+def lose_a_side_pool(server, tokens, tmp_path):
+    """One rank has no pool for the windows: both agree on a miss, and the output is right."""
+    server.detach()
+    server.flush()
+    server.attach(ours(tmp_path / "other", module_path="faulty", class_name="WithoutSidePool"))
+    output, again, cached = twice(server, tokens)
+    assert again == output
+    assert cached == 0, "one rank loaded what the other could not"

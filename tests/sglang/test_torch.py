@@ -70,9 +70,10 @@ def test_devices_without_a_backend_are_named(storage):
         storage.set("k", torch.empty(4, device="meta"))
     with pytest.raises(ValueError, match="not contiguous"):
         storage.set("k", torch.eye(4).to_sparse())
-    if not torch.cuda.is_available():
-        print("went without: a CUDA tensor, since there is no CUDA device")
-        return
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="went without: a CUDA tensor, since there is no CUDA device")
+def test_a_cuda_tensor_is_refused_by_name(storage):
     with pytest.raises(ValueError, match="cuda:0.*copy it to the CPU"):
         storage.set("k", torch.ones(4, device="cuda"))
 
