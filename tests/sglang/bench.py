@@ -25,7 +25,7 @@ PAGE_TOKENS = 64
 
 
 def competitors():
-    names = ["hicache direct", "hicache buffered", "file"]
+    names = ["raw direct", "raw buffered", "hicache direct", "hicache direct reuse", "hicache buffered", "file"]
     for io in ("direct", "buffered"):
         names += [f"nixl {io} {engine}" for engine in ENGINES]
     return names
@@ -72,8 +72,13 @@ def make_backend(name, directory, pool):
 
     extra = {}
     kind, *rest = name.split()
+    if kind == "raw":
+        return Raw(rest[0] == "direct", directory, pool)
     if kind == "hicache":
-        extra = {"interface_v1": 1, "storage_dir": str(directory), "io": rest[0], "capacity_bytes": "4GiB"}
+        # Few batches fit where slots are to be used again; the others fill up.
+        batch = pool.size * pool.size_per_token
+        capacity = 4 * batch if "reuse" in rest else 64 * batch
+        extra = {"interface_v1": 1, "storage_dir": str(directory), "io": rest[0], "capacity_bytes": capacity}
     elif kind == "nixl":
         extra = {
             "use_direct_io": rest[0] == "direct",
@@ -98,6 +103,37 @@ def make_backend(name, directory, pool):
         backend = HiCacheFile(config, str(directory))
     backend.register_mem_pool_host(pool)
     return backend
+
+
+class Raw:
+    """The machine's limit as Python can reach it: threads that write and read the pages in one prepared file."""
+
+    def __init__(self, direct, directory, pool):
+        from concurrent.futures import ThreadPoolExecutor
+
+        os.makedirs(directory, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | (os.O_DIRECT if direct else 0)
+        self.file = os.open(directory / "pages", flags, 0o600)
+        self.places = {}
+        self.threads = ThreadPoolExecutor(16)
+        import torch
+
+        addresses, lengths = pool.get_page_buffer_meta(torch.arange(pool.size))
+        import ctypes
+
+        parts = [memoryview((ctypes.c_char * n).from_address(a)) for a, n in zip(addresses, lengths)]
+        self.pages = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        self.page_bytes = sum(lengths[:2])
+
+    def batch_set_v1(self, keys, indices):
+        first = self.places.setdefault(keys[0], len(self.places) * PAGES)
+        work = [(page, (first + i) * self.page_bytes) for i, page in enumerate(self.pages)]
+        return list(self.threads.map(lambda each: os.pwritev(self.file, *each) == self.page_bytes, work))
+
+    def batch_get_v1(self, keys, indices):
+        first = self.places[keys[0]]
+        work = [(page, (first + i) * self.page_bytes) for i, page in enumerate(self.pages)]
+        return list(self.threads.map(lambda each: os.preadv(self.file, *each) == self.page_bytes, work))
 
 
 class Child:
@@ -269,6 +305,7 @@ def report(size, figures, missed):
     buffered = [name for name in figures if name.startswith("nixl buffered")]
     bars = [
         ("O_DIRECT set", "hicache direct", direct, "set", 3.0, False),
+        ("O_DIRECT set, slots reused", "hicache direct reuse", direct, "set", 3.0, False),
         ("O_DIRECT get", "hicache direct", direct, "get", 1.5, False),
         ("buffered get", "hicache buffered", buffered, "get", 1.0, False),
         ("set beside HiCacheFile", "hicache buffered", ["file"], "set", 1.0, False),
@@ -283,12 +320,16 @@ def report(size, figures, missed):
             continue
         seen = sorted(ratios(figures, ours, other, work, less))
         middle = statistics.median(seen)
+        limit = figures.get(f"raw {ours.split()[1]}", {}).get(work)
+        if limit and not less:
+            # Nobody is faster than the machine: then nine tenths of its rate are asked for.
+            bar = min(bar, 0.9 * statistics.median(limit) / statistics.median(figures[other][work]))
         print(
-            f"  {size:>4}  {what:<24} {middle:5.2f} times {other} ({seen[0]:.2f} to {seen[-1]:.2f}), bar {bar}"
+            f"  {size:>4}  {what:<27} {middle:5.2f} times {other} ({seen[0]:.2f} to {seen[-1]:.2f}), bar {bar:.2f}"
             f"{'' if middle >= bar else '  <-- below'}"
         )
         if middle < bar:
-            missed.append(f"{size} {what}: {middle:.2f} of {bar}")
+            missed.append(f"{size} {what}: {middle:.2f} of {bar:.2f}")
 
 
 def main():
