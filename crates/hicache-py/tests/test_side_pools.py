@@ -106,6 +106,7 @@ def test_mamba_is_of_each_rank_even_where_kv_is_shared(backend):
     ranks = []
     for rank in range(2):
         storage = backend(FakePool(mla=True), is_mla_model=True, tp_size=2, tp_rank=rank)
+        storage.register_mem_host_pool_v2(FakePool(), "indexer")
         state = FakePool(page_size=1, mla=True)
         storage.register_mem_host_pool_v2(state, "mamba")
         ranks.append((storage, state))
@@ -119,3 +120,8 @@ def test_mamba_is_of_each_rank_even_where_kv_is_shared(backend):
     assert one_state.bytes(0) == kept
     assert one.batch_set_v1(keys_of([1]), slots_of([1])) == [True]
     assert one.batch_exists(keys_of([1])) == 0, "KV is rank 0's to store"
+    shared = PoolTransfer("indexer", slots_of([0]), keys_of([0]))
+    assert one.batch_set_v2([shared]) == {"indexer": [True]}
+    assert one.batch_get_v2([shared]) == {"indexer": [False]}, "the indexer's pages are rank 0's to store"
+    assert zero.batch_set_v2([shared]) == {"indexer": [True]}
+    assert one.batch_get_v2([shared]) == {"indexer": [True]}, "the pool was lost when Mamba came"

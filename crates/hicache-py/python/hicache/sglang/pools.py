@@ -32,7 +32,6 @@ class Pool:
         self.shape = f"{len(lengths)}:{sum(lengths)}:{hashlib.sha256(repr(lengths).encode()).hexdigest()[:16]}"
         #: The pool's name in the store. Side pools differ in more than their names, and a name has 31 characters.
         self.key = "kv" if name == "kv" else f"{_short(name)}.{self._fingerprint(position)}"
-        self.handles: List[int] = []
 
     def _fingerprint(self, position: str) -> str:
         described = [self.name, self.dtype, self.layout, self.page_size, self.shape, position]
@@ -49,7 +48,7 @@ class Pool:
         for address, length, owner in _storages(self.host_pool):
             inside = [piece for piece in missing if address <= piece[0] and piece[0] + piece[1] <= address + length]
             if inside:
-                self.handles.append(store.register(address, length, pinned, owner))
+                store.register(address, length, pinned, owner)
                 missing = [piece for piece in missing if piece not in inside]
         if missing:
             raise ValueError(

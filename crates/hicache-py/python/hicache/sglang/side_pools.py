@@ -35,10 +35,9 @@ class SidePools:
             own = name in _OF_EACH_RANK
             if own and not self._writer and not self._owns_side_pools():
                 # This rank has pages of its own to store after all.
+                pools = list(self._pools.values())
                 self._open(reader=False)
-                registered, self._pools = self._pools, {}
-                for pool in [self._pool, *registered.values()]:
-                    pool.handles = []
+                for pool in pools:
                     self._register(pool)
             position = f"{getattr(self._config, 'tp_rank', 0)}/{getattr(self._config, 'tp_size', 1)}" if own else ""
             self._register(Pool(name, host_pool, position))
