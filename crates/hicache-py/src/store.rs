@@ -11,7 +11,7 @@ use hicache::{
 use pyo3::prelude::*;
 
 use crate::errors::exception;
-use crate::keys::{page_key, page_keys};
+use crate::keys::{Keys, page_key};
 use crate::memory::Memory;
 use crate::{opening, records};
 
@@ -155,22 +155,22 @@ impl Store {
     }
 
     /// Which keys are there.
-    fn exists(&self, py: Python<'_>, pool: &str, keys: Vec<String>) -> PyResult<Vec<bool>> {
-        self.run(py, |opened| opened.exists(&page_keys(PoolName::new(pool)?, &keys)?))
+    fn exists(&self, py: Python<'_>, pool: &str, keys: Keys) -> PyResult<Vec<bool>> {
+        self.run(py, |opened| opened.exists(&keys.of(PoolName::new(pool)?)?))
     }
 
     /// How many keys from the start are there.
-    fn exists_prefix(&self, py: Python<'_>, pool: &str, keys: Vec<String>) -> PyResult<usize> {
+    fn exists_prefix(&self, py: Python<'_>, pool: &str, keys: Keys) -> PyResult<usize> {
         self.run(py, |opened| {
-            let there = opened.exists(&page_keys(PoolName::new(pool)?, &keys)?)?;
+            let there = opened.exists(&keys.of(PoolName::new(pool)?)?)?;
             Ok(there.into_iter().take_while(|&there| there).count())
         })
     }
 
     /// Deletes pages; says of each whether it was there.
-    fn delete(&self, py: Python<'_>, pool: &str, keys: Vec<String>) -> PyResult<Vec<bool>> {
+    fn delete(&self, py: Python<'_>, pool: &str, keys: Keys) -> PyResult<Vec<bool>> {
         self.run(py, |opened| {
-            let keys = page_keys(PoolName::new(pool)?, &keys)?;
+            let keys = keys.of(PoolName::new(pool)?)?;
             let outcomes = opening::block_on(opened.storage.delete(&keys))??;
             outcomes
                 .into_iter()

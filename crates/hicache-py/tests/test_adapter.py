@@ -154,6 +154,20 @@ def test_ten_thousand_keys_are_one_call(backend):
     storage = backend(pool)
     storage.batch_set_v1(keys_of(range(40)), slots_of(range(40)))
     assert storage.batch_exists(keys_of(range(10_000))) == 40
+    assert storage.batch_exists([]) == 0
+
+
+def test_keys_of_any_text(backend):
+    """Page hashes are what SGLang passes; whatever else it may pass is kept apart too."""
+    pool = FakePool()
+    storage = backend(pool)
+    keys = ["a", "a\nb", "b", "ü", "A" * 64]
+    expected = pool.fill(range(5), 1)
+    assert storage.batch_set_v1(keys, slots_of(range(5))) == [True] * 5
+    assert storage.batch_exists(keys) == 5
+    assert storage.batch_exists(["b", "a\nc"]) == 1
+    assert storage.batch_get_v1(keys, slots_of(range(20, 25))) == [True] * 5
+    assert [pool.bytes(page) for page in range(20, 25)] == expected
 
 
 def test_batches_are_told_to_metrics(backend, monkeypatch):

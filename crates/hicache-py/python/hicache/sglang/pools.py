@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import json
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 from .. import _native
 from .._arrays import Array
@@ -68,6 +68,12 @@ class Pool:
     def _meta(self, host_indices: Any) -> Tuple[List[int], List[int]]:
         meta = self.host_pool.get_page_buffer_meta(host_indices)
         return list(meta[0]), [int(length) for length in meta[1]]
+
+
+def lines(keys: List[str]) -> Union[str, List[str]]:
+    """Keys as one text, a line each, which crosses into Rust much faster than a list."""
+    text = "\n".join(keys)
+    return text if keys and text.count("\n") == len(keys) - 1 else keys
 
 
 def dtype_of(host_pool: Any) -> str:

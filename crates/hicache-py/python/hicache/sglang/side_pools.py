@@ -6,7 +6,7 @@ import logging
 from typing import Any, Dict, List, Optional, Set
 
 from .guard import misses, no_transfers
-from .pools import Pool
+from .pools import Pool, lines
 
 #: Pools of which every rank has its own bytes, even where all ranks share the KV pages.
 _OF_EACH_RANK = frozenset(["mamba"])
@@ -60,7 +60,7 @@ class SidePools:
         from sglang.srt.mem_cache.hicache_storage import PoolTransferResult
 
         store = self._opened()
-        pages = store.exists_prefix(self._kv().key, keys)
+        pages = store.exists_prefix(self._kv().key, lines(keys))
         self._counters.add(asked_pages=len(keys), present_pages=pages)
         hits: Dict[Any, int] = {"kv": pages} if pages else {}
         lengths: Set[int] = set(range(1, pages + 1))
@@ -71,7 +71,7 @@ class SidePools:
                 self._reports.tell(logging.WARNING, f"policy {policy}", f"hit policy {policy} is not served")
                 continue
             pool = self._pools.get(_name(transfer.name))
-            there = store.exists(pool.key, keys[:pages]) if pool is not None else [False] * pages
+            there = store.exists(pool.key, lines(keys[:pages])) if pool is not None else [False] * pages
             if policy == "all_pages":
                 restorable = set(range(1, _run(there) + 1))
             else:

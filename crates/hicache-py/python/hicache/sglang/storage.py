@@ -14,7 +14,7 @@ from .._held import HeldArrays
 from .._reports import Reports
 from .counters import Counters
 from .guard import misses, no_pages
-from .pools import Pool
+from .pools import Pool, lines
 from .settings import Settings, is_writer, namespace, revision_of
 from .side_pools import SidePools
 from .tensors import TensorMethods
@@ -115,7 +115,7 @@ class HiCacheRust(TensorMethods, SidePools, HiCacheStorage):
     @misses(lambda *_, **__: 0)
     def batch_exists(self, keys: List[str], extra_info: Any = None) -> int:
         """How many keys from the start are there."""
-        there = self._opened().exists_prefix(self._asked, keys)
+        there = self._opened().exists_prefix(self._asked, lines(keys))
         self._counters.add(asked_pages=len(keys), present_pages=there)
         return there
 
