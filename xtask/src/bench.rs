@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: the program of that name, in release; with `--sglang` the bench beside SGLang's own backends.
+//! `cargo xtask bench`: the program of that name, in release, with every competitor; with `--sglang` the bench beside
+//! SGLang's own backends.
 
 use anyhow::Result;
 
@@ -17,6 +18,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     {
         return sglang::bench(rest);
     }
-    let bench = ["run", "--release", "--package", "hicache-tests", "--bin", "hicache-bench", "--"];
+    let bench = [
+        "run",
+        "--release",
+        "--package",
+        "hicache-tests",
+        "--features",
+        "foyer",
+        "--bin",
+        "hicache-bench",
+        "--",
+    ];
     cargo::run(cargo::cargo().args(bench).args(&arguments.arguments))
 }

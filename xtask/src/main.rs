@@ -4,10 +4,12 @@ mod bench;
 mod cargo;
 mod demo;
 mod gate;
+mod matrix;
 mod python;
 mod sglang;
 mod soak;
 mod tidy;
+mod tree;
 mod venv;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +38,8 @@ enum Task {
     Python(python::Arguments),
     /// The wheel in a real SGLang without a GPU: servers, controllers, faults; `-k server` picks some.
     Sglang(sglang::Arguments),
+    /// Every combination of features, the oldest versions of what we stand on, the oldest compiler.
+    Matrix(matrix::Arguments),
     /// The invariants that a program can check.
     Tidy,
 }
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Python(arguments) => python::run(&arguments),
         Task::Sglang(arguments) => sglang::run(&arguments),
+        Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     match result {

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{cargo, root, say};
+use crate::{cargo, root, say, tree};
 
 /// No source file is longer.
 const MOST_LINES: usize = 800;
@@ -25,6 +25,7 @@ pub(crate) fn run() -> Result<()> {
         bail!("only {} sources found; tidy is looking in the wrong place", sources.len());
     }
     dependencies(&mut wrong)?;
+    tree::look(&mut wrong)?;
     unsafe_files(&sources, &mut wrong)?;
     for (path, text) in &sources {
         shape(path, text, &mut wrong);
