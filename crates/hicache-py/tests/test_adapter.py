@@ -61,6 +61,7 @@ def test_pages_survive_a_close(backend):
         {"pool": {"dtype": "bfloat16"}},
         {"pool": {"layout": "page_first_direct"}},
         {"pool": {"page_size": 32}},
+        {"pool": {"mla": True}},
     ],
     ids=str,
 )
@@ -80,7 +81,7 @@ def test_what_differs_is_another_namespace(backend, change):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_mla_ranks_share_what_one_of_them_stores(backend, first):
+def test_mla_ranks_share_what_one_of_them_stores(backend, tmp_path, first):
     pools = [FakePool(mla=True), FakePool(mla=True)]
     ranks = [None, None]
     for rank in (first, 1 - first):
@@ -94,6 +95,7 @@ def test_mla_ranks_share_what_one_of_them_stores(backend, first):
     assert ranks[1].batch_get_v1(keys_of([0]), slots_of([5])) == [True]
     assert [pools[1].bytes(5)] == expected
     assert ranks[1].counters()["skipped_pages"] == 1
+    assert len(list(tmp_path.glob("store/*/set-*"))) == 1, "the rank that only reads has a set of its own"
 
 
 def test_three_threads_at_once(backend):
