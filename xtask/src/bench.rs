@@ -1,8 +1,9 @@
-//! `cargo xtask bench`: the program of that name, in release, with every competitor.
+//! `cargo xtask bench`: the program of that name, in release, with every competitor; with `--sglang` the bench beside
+//! SGLang's own backends.
 
 use anyhow::Result;
 
-use crate::cargo;
+use crate::{cargo, sglang};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -12,6 +13,11 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some((first, rest)) = arguments.arguments.split_first()
+        && first == "--sglang"
+    {
+        return sglang::bench(rest);
+    }
     let bench = [
         "run",
         "--release",

@@ -44,3 +44,20 @@ pub(crate) fn build_hicache() -> Result<PathBuf> {
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .context("cargo did not say where it put hicache")
 }
+
+/// The directory that cargo builds into.
+pub(crate) fn target() -> Result<PathBuf> {
+    let output = cargo().args(["metadata", "--no-deps", "--format-version=1"]).output()?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")?;
+    metadata["target_directory"]
+        .as_str()
+        .map(PathBuf::from)
+        .context("cargo metadata names no target directory")
+}
+
+/// Where programs are looked for.
+#[expect(clippy::disallowed_methods, reason = "a tool, not a library")]
+pub(crate) fn search_path() -> String {
+    std::env::var("PATH").unwrap_or_default()
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, say, tidy};
+use crate::{cargo, python, say, sglang, tidy};
 
 /// The only target that the sanitizer of the stable compiler is used on.
 const SANITIZED: &str = "x86_64-unknown-linux-gnu";
@@ -33,6 +33,8 @@ const STAGES: &[Stage] = &[
     ("tests on the release binary", release_tests),
     ("address sanitizer", sanitizer),
     ("docs", docs),
+    ("python package", python::stage),
+    ("sglang", sglang::stage),
 ];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {

@@ -5,9 +5,12 @@ mod cargo;
 mod demo;
 mod gate;
 mod matrix;
+mod python;
+mod sglang;
 mod soak;
 mod tidy;
 mod tree;
+mod venv;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,6 +34,10 @@ enum Task {
     Bench(bench::Arguments),
     /// Tests whose length is an argument, for long: damage, power failures, kills, everything mixed, the protocol.
     Soak(soak::Arguments),
+    /// The Python package: builds the wheel into `target/wheels`, installs it into a fresh environment, tests it there.
+    Python(python::Arguments),
+    /// The wheel in a real SGLang without a GPU: servers, controllers, faults; `-k server` picks some.
+    Sglang(sglang::Arguments),
     /// Every combination of features, the oldest versions of what we stand on, the oldest compiler.
     Matrix(matrix::Arguments),
     /// The invariants that a program can check.
@@ -43,6 +50,8 @@ fn main() -> ExitCode {
         Task::Test(arguments) => gate::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Python(arguments) => python::run(&arguments),
+        Task::Sglang(arguments) => sglang::run(&arguments),
         Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Tidy => tidy::run(),
     };

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cargo;
+use crate::{cargo, sglang};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -37,6 +37,15 @@ enum Soak {
     },
     /// Processes on one root that are killed; `kills --help` says more.
     Kills(Rest),
+    /// Requests to a real SGLang without a GPU: memory flat, outputs equal.
+    Sglang {
+        /// How many.
+        #[arg(long, default_value_t = 2000)]
+        requests: u64,
+        /// A recorded workload (Mooncake JSONL) whose blocks become the prompts' pages.
+        #[arg(long)]
+        trace: Option<String>,
+    },
     /// Everything at random; `mixed --help` says more.
     Mixed(Rest),
 }
@@ -59,6 +68,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         Soak::Controller { rounds } => {
             test("hicache-controller", "random_steps", &["random"], &[format!("rounds={rounds}")])
+        }
+        Soak::Sglang { requests, trace } => {
+            let mut arguments =
+                vec!["-s".to_owned(), "-k".to_owned(), "soak".to_owned(), format!("--requests={requests}")];
+            arguments.extend(trace.iter().map(|path| format!("--workload={path}")));
+            sglang::run(&sglang::Arguments::pytest(arguments))
         }
         Soak::Protocol => test("hicache-page-store", "protocol", &["--include-ignored"], &[]),
         Soak::Kills(rest) => soak("kills", &rest.arguments),

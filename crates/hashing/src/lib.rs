@@ -38,7 +38,7 @@ mod token;
 
 pub use checksum::{Checksum, checksum, checksum_pieces, record_check};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
-pub use hex::{HexError, parse_hex32, to_hex};
+pub use hex::{HexError, hex_digits, parse_hex32, to_hex};
 pub use page_hash::{Digest, bigram_page_hashes, page_hash, page_hash_u32, page_hashes};
 pub use route::{RootId, route};
 pub use seed::chain_seed;

@@ -1,7 +1,6 @@
 //! How the command ends.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use hicache::ErrorKind;
 
@@ -34,15 +33,16 @@ pub(crate) enum Exit {
     Interrupted,
 }
 
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Good => 0,
-            Exit::Wrong => 1,
-            Exit::BadInput => 2,
-            Exit::Failed => 3,
-            Exit::Interrupted => 130,
-        })
+impl Exit {
+    /// The number that a shell sees.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Good => 0,
+            Self::Wrong => 1,
+            Self::BadInput => 2,
+            Self::Failed => 3,
+            Self::Interrupted => 130,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | [`run`] | the command itself: arguments in, exit code out |
+//! | [`run`], [`run_to_code`] | the command itself: arguments in, exit code out |
 //! | [`workload`] | what is replayed: traces, the synthetic generator, the bytes of a page |
 //! | [`policies`] | what other eviction policies would have found |
 //! | `commands` | one file a command |
@@ -22,4 +22,4 @@ mod replay;
 pub mod tiers;
 pub mod workload;
 
-pub use commands::run;
+pub use commands::{run, run_to_code};

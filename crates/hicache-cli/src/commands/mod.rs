@@ -19,18 +19,23 @@ use crate::exit::{Exit, Failure};
 use crate::logging;
 use crate::output::Output;
 
+/// As [`run_to_code`], for a `main`.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    ExitCode::from(run_to_code(arguments))
+}
+
 /// Does what `arguments` say, the first of which is the name of the program. Results go to standard output, everything
 /// else to standard error; neither being gone makes it panic.
 ///
 /// The exit code is 0 where all was right, 1 for wrong data, 2 for bad input, 3 where the machine failed, 130 after
 /// Ctrl-C.
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn run_to_code(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version, or a complaint. Where it can't be written there is nobody to tell.
             let _ = error.print();
-            return if error.use_stderr() { Exit::BadInput } else { Exit::Good }.into();
+            return if error.use_stderr() { Exit::BadInput } else { Exit::Good }.code();
         }
     };
     logging::start(arguments.log.level());
@@ -40,10 +45,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(exit)
     });
     match result {
-        Ok(exit) => exit.into(),
+        Ok(exit) => exit.code(),
         Err(failure) => {
             let _ = writeln!(io::stderr(), "hicache: {failure}");
-            failure.exit.into()
+            failure.exit.code()
         }
     }
 }

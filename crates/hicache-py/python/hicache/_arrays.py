@@ -1,0 +1,163 @@
+"""Where the bytes of tensors and arrays are: torch tensors, numpy arrays, the buffer protocol, DLPack.
+
+Nothing is imported for it: a torch tensor is known by its methods. An ``Array`` holds its object, so the address is
+good as long as the ``Array`` is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Optional
+
+_py = ctypes.pythonapi
+
+
+class _Buffer(ctypes.Structure):
+    """``Py_buffer``, whose layout is part of the stable ABI."""
+
+    _fields_ = [
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    ]
+
+
+class _DLTensor(ctypes.Structure):
+    """``DLTensor``, the first member of a ``DLManagedTensor``."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+_get_buffer = _py.PyObject_GetBuffer
+_get_buffer.argtypes = [ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int]
+_get_buffer.restype = ctypes.c_int
+_release_buffer = _py.PyBuffer_Release
+_release_buffer.argtypes = [ctypes.POINTER(_Buffer)]
+_release_buffer.restype = None
+_capsule_pointer = _py.PyCapsule_GetPointer
+_capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_capsule_pointer.restype = ctypes.c_void_p
+
+_FULL_READ_ONLY = 0x011C  # PyBUF_FULL_RO: shape, strides, suboffsets and format, read-only allowed.
+# DLPack's types of devices whose memory the CPU reads and writes: CPU, and host memory that CUDA or ROCm pinned.
+_DL_HOST = {1: False, 3: True, 11: True}
+
+
+class Array:
+    """A run of bytes in memory, and the object that keeps it there."""
+
+    __slots__ = ("address", "bytes", "contiguous", "device", "kind", "object", "on_host", "pinned", "readonly", "_held")
+
+    def __init__(self, obj: Any) -> None:
+        self.object = obj
+        self.address = 0
+        self.bytes = 0
+        self.contiguous = True
+        self.device = "cpu"
+        self.kind: Optional[str] = None  # Of integers of 32 and 64 bits: i4, u4, i8, u8.
+        self.on_host = True
+        self.pinned = False
+        self.readonly = False
+        self._held: Any = None
+
+    @classmethod
+    def of(cls, obj: Any) -> Optional["Array"]:
+        """The bytes of ``obj``; ``None`` if it has none that can be seen."""
+        array = cls(obj)
+        if callable(getattr(obj, "data_ptr", None)) and callable(getattr(obj, "element_size", None)):
+            array._tensor(obj)
+        elif not array._buffer(obj) and not (hasattr(obj, "__dlpack__") and array._dlpack(obj)):
+            return None
+        return array
+
+    def release(self) -> None:
+        """Lets go of the buffer; the object is then free to change its size."""
+        held, self._held = self._held, None
+        if isinstance(held, _Buffer):
+            _release_buffer(ctypes.byref(held))
+
+    def __del__(self) -> None:
+        self.release()
+
+    def _tensor(self, tensor: Any) -> None:
+        self.device = str(tensor.device)
+        self.on_host = tensor.device.type == "cpu"
+        if not self.on_host or "strided" not in str(tensor.layout):
+            self.contiguous = False  # Sparse tensors have no one place; memory of a device is not looked at.
+            return
+        self.contiguous = tensor.is_contiguous()
+        self.bytes = tensor.numel() * tensor.element_size()
+        self.address = tensor.data_ptr()
+        self.kind = {"torch.int64": "i8", "torch.int32": "i4", "torch.uint64": "u8", "torch.uint32": "u4"}.get(
+            str(tensor.dtype)
+        )
+
+    def _buffer(self, obj: Any) -> bool:
+        buffer = _Buffer()
+        try:
+            _get_buffer(obj, ctypes.byref(buffer), _FULL_READ_ONLY)
+        except (TypeError, BufferError, ValueError):
+            return self._numpy_without_buffer(obj)
+        self._held = buffer
+        self.address = buffer.buf or 0
+        self.bytes = buffer.len
+        self.readonly = bool(buffer.readonly)
+        code = (buffer.format or b"B").decode().lstrip("@=<")
+        if code in "ilqn" and buffer.itemsize in (4, 8):
+            self.kind = f"i{buffer.itemsize}"
+        elif code in "ILQN" and buffer.itemsize in (4, 8):
+            self.kind = f"u{buffer.itemsize}"
+        self.contiguous = bool(_py.PyBuffer_IsContiguous(ctypes.byref(buffer), ctypes.c_char(b"C")))
+        return True
+
+    def _numpy_without_buffer(self, obj: Any) -> bool:
+        # Types that the buffer protocol has no letter for, such as ml_dtypes' bfloat16.
+        described = getattr(obj, "__array_interface__", None)
+        if not isinstance(described, dict):
+            return False
+        self.address, self.readonly = described["data"]
+        self.bytes = obj.nbytes
+        self.contiguous = described.get("strides") is None
+        return True
+
+    def _dlpack(self, obj: Any) -> bool:
+        device_type, device_id = obj.__dlpack_device__()
+        if int(device_type) not in _DL_HOST:
+            self.on_host, self.device = False, f"DLPack device {int(device_type)}:{device_id}"
+            return True
+        capsule = obj.__dlpack__()
+        tensor = ctypes.cast(_capsule_pointer(capsule, b"dltensor"), ctypes.POINTER(_DLTensor)).contents
+        count, expected = 1, 1
+        contiguous = True
+        for axis in reversed(range(tensor.ndim)):
+            if tensor.strides and tensor.shape[axis] > 1 and tensor.strides[axis] != expected:
+                contiguous = False
+            expected *= tensor.shape[axis]
+            count *= tensor.shape[axis]
+        self.contiguous = contiguous
+        self.bytes = count * ((tensor.bits * tensor.lanes + 7) // 8)
+        self.address = (tensor.data or 0) + tensor.byte_offset
+        self.pinned = _DL_HOST[int(device_type)]
+        if tensor.lanes == 1 and tensor.bits in (32, 64) and tensor.code in (0, 1):
+            self.kind = f"{'iu'[tensor.code]}{tensor.bits // 8}"
+        self._held = capsule
+        return True

@@ -1,0 +1,218 @@
+"""Memory of tensors and arrays: registered once, held weakly."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections import OrderedDict
+from typing import Any, Dict, List, Optional, Tuple
+
+from . import _native
+from ._arrays import Array
+
+#: Tensors that stay registered; the one that was used longest ago goes first.
+MOST = 1024
+
+
+class Answer:
+    """What became of a batch, as ``_native.Batch`` has it."""
+
+    def __init__(self, pages: int) -> None:
+        self.done: List[bool] = [False] * pages
+        self.absent = 0
+        self.failed = 0
+        self.bytes = 0
+        self.error: Optional[str] = None
+
+    def take(self, batch: _native.Batch, places: List[int]) -> None:
+        """Adds the answer for the pages at ``places``."""
+        for place, done in zip(places, batch.done):
+            self.done[place] = done
+        self.absent += batch.absent
+        self.failed += batch.failed
+        self.bytes += batch.bytes
+        self.error = self.error or batch.error
+
+
+class _Held:
+    """One registration, and how many calls use it now."""
+
+    __slots__ = ("address", "busy", "bytes", "handle", "reference")
+
+    def __init__(self, reference: weakref.ref, array: Array, handle: int) -> None:
+        self.reference = reference
+        self.address, self.bytes = array.address, array.bytes
+        self.handle = handle
+        self.busy = 0
+
+
+class HeldArrays:
+    """Registrations of one store.
+
+    A registration keeps the kernel's idea of an address, not the object: it is forgotten when the object goes, and when
+    the object's memory is found elsewhere. An object that can't be referred to weakly (bytes, a bytearray) goes through
+    a buffer of our own, copied once.
+    """
+
+    def __init__(self, store: _native.Store) -> None:
+        self._store = store
+        # Reentrant: an object may go, and call back, while a call of this thread holds the lock.
+        self._lock = threading.RLock()
+        self._held: "OrderedDict[int, _Held]" = OrderedDict()
+        self._stage: Optional[mmap.mmap] = None
+        self._stage_at: Tuple[int, int] = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def register(self, array: Array) -> bool:
+        """Makes an array's memory known, unless it is; false if its object has no weak references."""
+        with self._lock:
+            found = self._find(array) is not None
+            self._trim()
+            return found
+
+    def _find(self, array: Array) -> Optional[_Held]:
+        key = id(array.object)
+        held = self._held.get(key)
+        if held is not None:
+            if held.reference() is array.object and (held.address, held.bytes) == (array.address, array.bytes):
+                self._held.move_to_end(key)
+                return held
+            self._forget(key)
+        try:
+            reference = weakref.ref(array.object, lambda _: self._forget(key))
+        except TypeError:
+            return None
+        # No owner: the registration goes when the object does, and until then every use of it has the object at hand.
+        held = _Held(reference, array, self._store.register(array.address, array.bytes, array.pinned, None))
+        self._held[key] = held
+        return held
+
+    def _trim(self) -> None:
+        for key in [key for key, held in self._held.items() if not held.busy][: max(0, len(self._held) - MOST)]:
+            self._forget(key)
+
+    def knows(self, obj: Any) -> bool:
+        """Whether the object's memory is registered."""
+        with self._lock:
+            held = self._held.get(id(obj))
+            return held is not None and held.reference() is obj
+
+    def forget(self, obj: Any) -> bool:
+        """Lets go of an object's memory."""
+        with self._lock:
+            return self._forget(id(obj)) if self.knows(obj) else False
+
+    def _forget(self, key: int) -> bool:
+        with self._lock:
+            held = self._held.pop(key, None)
+            if held is None:
+                return False
+            try:
+                self._store.deregister(held.handle)
+            except (AttributeError, RuntimeError):
+                pass  # Closed, or a forked child, whose parent goes on.
+            return True
+
+    def move(
+        self, loads: bool, pool: str, keys: List[str], objects: List[Any], overwrite: bool = False
+    ) -> Answer:
+        """Loads or stores the bytes of objects under keys."""
+        answer = Answer(len(keys))
+        arrays = [host_array(obj, writable=loads) for obj in objects]
+        used: Dict[int, _Held] = {}
+        try:
+            with self._lock:
+                for place, array in enumerate(arrays):
+                    held = self._find(array)
+                    if held is not None:
+                        held.busy += 1
+                        used[place] = held
+            for place, array in enumerate(arrays):
+                if place not in used:
+                    self._move_staged(loads, pool, keys[place], array, overwrite, place, answer)
+            if used:
+                parts: Dict[str, Any] = {
+                    "keys": [keys[place] for place in used],
+                    "addresses": [arrays[place].address for place in used],
+                    "lengths": [arrays[place].bytes for place in used],
+                    "handles": [held.handle for held in used.values()],
+                }
+                if loads:
+                    answer.take(self._store.load(pool, **parts), list(used))
+                else:
+                    answer.take(self._store.store(pool, overwrite=overwrite, **parts), list(used))
+        finally:
+            with self._lock:
+                for held in used.values():
+                    held.busy -= 1
+                self._trim()
+            for array in arrays:
+                array.release()
+        return answer
+
+    def _move_staged(
+        self, loads: bool, pool: str, key: str, array: Array, overwrite: bool, place: int, answer: Answer
+    ) -> None:
+        with self._lock:
+            address, handle = self._staging(array.bytes)
+            own = memoryview(self._stage)[: array.bytes]  # type: ignore[arg-type]
+            try:
+                with memoryview(array.object) as given, given.cast("B") as theirs:
+                    if not loads:
+                        own[:] = theirs
+                        batch = self._store.store(pool, [key], [address], [array.bytes], [handle], overwrite)
+                    else:
+                        batch = self._store.load(pool, [key], [address], [array.bytes], [handle])
+                        if batch.done[0]:
+                            theirs[:] = own
+            finally:
+                own.release()
+            answer.take(batch, [place])
+
+    def _staging(self, length: int) -> Tuple[int, int]:
+        if self._stage is None or len(self._stage) < length:
+            if self._stage is not None:
+                self._store.deregister(self._stage_at[1])
+            self._stage = mmap.mmap(-1, max(length, 1 << 20))
+            whole = Array.of(self._stage)
+            assert whole is not None
+            handle = self._store.register(whole.address, whole.bytes, False, self._stage)
+            self._stage_at = (whole.address, handle)
+            whole.release()
+        return self._stage_at
+
+    def close(self) -> None:
+        """Lets go of everything, the store included; its own close drops the registrations."""
+        with self._lock:
+            self._held.clear()
+            self._stage = None
+            self.__dict__.pop("_store", None)
+
+
+def host_array(obj: Any, writable: bool) -> Array:
+    """The bytes of ``obj``. Raises ``TypeError`` and ``ValueError`` for what can't be moved, saying why."""
+    array = Array.of(obj)
+    if array is None:
+        raise TypeError(
+            f"{type(obj).__name__} has no bytes that can be moved; pass a tensor, a numpy array, or an object with the "
+            "buffer protocol or DLPack"
+        )
+    reason = ""
+    if not array.on_host:
+        reason = (
+            f"is on {array.device}, and this build has no backend that moves device memory (that needs CUDA and "
+            "GPUDirect Storage); copy it to the CPU"
+        )
+    elif not array.contiguous:
+        reason = "is not contiguous; pass a contiguous copy"
+    elif array.bytes == 0 or array.address == 0:
+        reason = "has no bytes"
+    elif writable and array.readonly:
+        reason = "is read-only; a load needs memory that may be written"
+    if reason:
+        array.release()
+        raise ValueError(f"the {type(obj).__name__} {reason}")
+    return array

@@ -1,0 +1,107 @@
+//! `cargo xtask sglang`: the wheel in a real SGLang, without a GPU.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::venv::{Venv, find_python};
+use crate::{cargo, python, say};
+
+/// Interpreters that the pinned SGLang has been run with.
+const PYTHONS: [&str; 4] = ["python3.11", "python3.12", "python3.10", "python3"];
+/// What its native parts are built with at first use.
+const COMPILERS: [&str; 3] = ["gcc", "g++", "readelf"];
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Installs SGLang and stops.
+    #[arg(long)]
+    install_only: bool,
+    /// Arguments for pytest, such as `-k server` or `--long`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pytest: Vec<String>,
+}
+
+impl Arguments {
+    /// Only arguments for pytest.
+    pub(crate) fn pytest(pytest: Vec<String>) -> Self {
+        Self { install_only: false, pytest }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.install_only {
+        return install(&folder()).map(drop);
+    }
+    let mut tests = ready()?;
+    tests.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--durations=10"]).arg(folder());
+    let models = cargo::target()?.join("sglang/models");
+    cargo::run(tests.arg("--models").arg(models).args(&arguments.pytest))
+}
+
+/// The bench beside SGLang's own backends.
+pub(crate) fn bench(arguments: &[String]) -> Result<()> {
+    cargo::run(ready()?.arg(folder().join("bench.py")).args(arguments))
+}
+
+/// The harness.
+fn folder() -> PathBuf {
+    crate::root().join("tests/sglang")
+}
+
+/// A Python with SGLang, the wheel and the stand-ins.
+fn ready() -> Result<Command> {
+    let folder = folder();
+    let venv = install(&folder)?;
+    let wheel = python::build(&find_python(&["python3"], 9)?)?;
+    venv.install(&["--no-deps", "--no-index", "--force-reinstall", &wheel.to_string_lossy()])?;
+    let mut command = venv.command();
+    // The stand-ins are imported by whatever Python sees this; the programs of the environment build native parts.
+    command.env("PYTHONPATH", format!("{0}/shim:{0}", folder.display()));
+    command.env("PATH", format!("{}:{}", venv.path().join("bin").display(), cargo::search_path()));
+    Ok(command)
+}
+
+/// The stage of the gate.
+pub(crate) fn stage() -> Result<()> {
+    if let Err(reason) = possible() {
+        say(&format!("went without: a real SGLang, since {reason:#}"));
+        return Ok(());
+    }
+    run(&Arguments::pytest(Vec::new()))
+}
+
+/// What the machine must have; pip brings the rest.
+fn possible() -> Result<()> {
+    anyhow::ensure!(cfg!(target_arch = "x86_64"), "the stubs of CUDA's libraries are made for x86_64 only");
+    find_python(&PYTHONS, 10)?;
+    for compiler in COMPILERS {
+        let there = Command::new(compiler).arg("--version").output();
+        there.with_context(|| format!("{compiler} is not there (Debian: apt install build-essential)"))?;
+    }
+    Ok(())
+}
+
+/// An unmodified SGLang, installed once; about 1 GB is downloaded and 3.6 GB are taken.
+fn install(folder: &Path) -> Result<Venv> {
+    let python = find_python(&PYTHONS, 10)?;
+    let venv = Venv::at(cargo::target()?.join("sglang/venv"), &python)?;
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    };
+    let stamp = [read("requirements.txt")?, read("requirements-alone.txt")?, read("stubs.py")?].concat();
+    venv.once("sglang", &stamp, |venv| {
+        say("installing SGLang: about 1 GB is downloaded, 3.6 GB are taken; minutes");
+        // These want CUDA's libraries as packages, for which there are stubs, so they come alone.
+        venv.install(&["--no-deps", "-r", &folder.join("requirements-alone.txt").to_string_lossy()])?;
+        venv.install(&["-r", &folder.join("requirements.txt").to_string_lossy()])?;
+        let find =
+            "import importlib.util as u, os; print(os.path.dirname(u.find_spec('torch').origin) + '/lib')";
+        let output = venv.command().args(["-c", find]).output()?;
+        let libraries = String::from_utf8(output.stdout)?;
+        cargo::run(venv.command().arg(folder.join("stubs.py")).arg(libraries.trim()))
+    })?;
+    Ok(venv)
+}
