@@ -10,10 +10,13 @@ use crate::controller::{Controller, Operation};
 use crate::staging::HostMemory;
 use crate::storage_link::{BATCH_PAGES, StorageLink};
 use crate::storage_tier::StorageEvent;
+use crate::sync::later;
 use crate::tree::{NodeId, Tier};
+use crate::workers::caught;
 
-/// The first pause before a page is tried again; each further one is twice as long.
+/// The first pause before a page is tried again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A backup as the driving thread knows it. Its node's host copy is locked.
 #[derive(Debug)]
@@ -67,26 +70,32 @@ impl Controller {
         let (pages, timeout) = (memory.len(), link.timeout);
         let id_of = self.storage.next_id();
         let span = tracing::debug_span!("backup", id = id_of, pages);
-        let Some(runtime) = &self.storage.runtime else { return };
-        runtime.spawn(async move {
-            let task = tokio::spawn(store_all(Arc::clone(&link), memory, attempts).instrument(span));
-            let stored = task.await.unwrap_or_else(|_| {
+        let queued = self.storage.write(id_of, async move {
+            let storing = store_all(Arc::clone(&link), id_of, memory, attempts).instrument(span);
+            let stored = caught(storing).await.unwrap_or_else(|| {
                 link.metrics.worker_failed();
                 vec![false; pages]
             });
             report.send(StorageEvent::BackedUp { id: id_of, stored });
         });
+        if let Err(error) = queued {
+            self.metrics.failed("backup", error.kind().as_str(), pages);
+            return;
+        }
         let queued = self.storage.backing_up_pages.div_ceil(BATCH_PAGES) + pages.div_ceil(BATCH_PAGES) + 4;
-        let batches = u32::try_from(queued).unwrap_or(u32::MAX).saturating_mul(attempts + 1);
-        let deadline = Instant::now() + timeout.saturating_mul(batches);
+        let batches = u32::try_from(queued).unwrap_or(u32::MAX).saturating_mul(attempts.saturating_add(1));
+        let pauses = LONGEST_PAUSE.saturating_mul(attempts);
+        let deadline = later(Instant::now(), timeout.saturating_mul(batches).saturating_add(pauses));
         self.storage.backups.insert(id_of, Backup { node: id, pages, deadline });
         self.storage.backing_up_pages += pages;
         self.tree.node_mut(id).storing = true;
         self.tree.lock(id, Tier::Host);
     }
 
-    pub(crate) fn poll_backups(&mut self, now: Instant) -> usize {
-        let late = |(id, backup): (&u64, &Backup)| (now >= backup.deadline).then_some(*id);
+    /// Gives up what is late, and what is in one of the calls that are stuck.
+    pub(crate) fn poll_backups(&mut self, now: Instant, stuck: &[u64]) -> usize {
+        let late =
+            |(id, backup): (&u64, &Backup)| (now >= backup.deadline || stuck.contains(id)).then_some(*id);
         let late: Vec<u64> = self.storage.backups.iter().filter_map(late).collect();
         for id in &late {
             self.metrics.failed("backup", "stuck", self.storage.backups[id].pages);
@@ -115,21 +124,25 @@ impl Controller {
 }
 
 /// Stores pages in batches; what fails is tried again, and never stops what comes behind it.
-async fn store_all(link: Arc<StorageLink>, pages: Vec<(PageKey, HostMemory)>, attempts: u32) -> Vec<bool> {
+async fn store_all(
+    link: Arc<StorageLink>,
+    id: u64,
+    pages: Vec<(PageKey, HostMemory)>,
+    attempts: u32,
+) -> Vec<bool> {
     let mut stored = vec![false; pages.len()];
     let mut waiting: Vec<_> = pages.into_iter().enumerate().collect();
     let mut pause = FIRST_PAUSE;
     for attempt in 0..attempts {
         if attempt > 0 {
             tokio::time::sleep(pause).await;
-            pause *= 2;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         let mut failed = Vec::new();
         let mut batches = waiting.into_iter().peekable();
         while batches.peek().is_some() {
             let (places, batch): (Vec<_>, Vec<_>) = batches.by_ref().take(BATCH_PAGES).unzip();
-            let Ok(_turn) = link.backup_turns.acquire().await else { return stored };
-            for (place, (key, result, memory)) in places.into_iter().zip(link.store(batch).await) {
+            for (place, (key, result, memory)) in places.into_iter().zip(link.store(id, batch).await) {
                 match (result, memory) {
                     (Ok(()), _) => stored[place] = true,
                     (Err(_), Some(memory)) => failed.push((place, (key, memory))),

@@ -15,6 +15,7 @@ use crate::layer_done::{LayerDone, LoadWait};
 use crate::metrics::Metrics;
 use crate::page_state::PageState;
 use crate::storage_tier::StorageTier;
+use crate::sync::later;
 use crate::tree::{NodeId, Tree};
 
 /// Moves the pages of a model's KV cache between device, host and storage, and knows where which prompt's pages are.
@@ -173,7 +174,7 @@ impl Controller {
 
     /// Polls until nothing is queued or in flight, for at most `timeout`; says whether that was reached.
     pub fn drain(&mut self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = later(Instant::now(), timeout);
         loop {
             self.poll();
             drop(self.start_loading());

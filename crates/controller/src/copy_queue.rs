@@ -10,6 +10,7 @@ use hicache_core::{CopiesDone, PageCopy, Transfer};
 
 use crate::device_pool::DevicePage;
 use crate::host_pool::HostPage;
+use crate::sync::later;
 use crate::tree::NodeId;
 
 /// One page that is copied. It holds the leases from the moment it is queued, so nobody else gets the memory.
@@ -110,7 +111,7 @@ impl CopyInFlight {
         span: tracing::Span,
     ) -> Self {
         let begun = Instant::now();
-        Self { nodes, pages, begun, span, transfer, deadline: begun + timeout }
+        Self { nodes, pages, begun, span, transfer, deadline: later(begun, timeout) }
     }
 
     /// Looks whether it has ended; if not, `waker` is woken when it does.

@@ -9,6 +9,7 @@ use crate::controller::Controller;
 use crate::device_pool::DevicePage;
 use crate::host_pool::HostPage;
 use crate::page_state::HostState;
+use crate::sync::later;
 use crate::tree::{Dropped, NodeId, Tier};
 
 impl Controller {
@@ -20,7 +21,7 @@ impl Controller {
     /// # Errors
     /// `NoSpace` if so many pages can't be had: the others are locked.
     pub fn allocate(&mut self, pages: usize) -> Result<Vec<DevicePage>> {
-        let until = Instant::now() + Duration::from_millis(self.config.device_timeout_ms);
+        let until = later(Instant::now(), Duration::from_millis(self.config.device_timeout_ms));
         loop {
             let missing = pages.saturating_sub(self.device.free_pages());
             if missing == 0 {

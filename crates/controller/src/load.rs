@@ -10,6 +10,7 @@ use crate::copy_queue::{Copied, CopyInFlight, PageMove};
 use crate::layer_done::{LayerWait, LoadWait};
 use crate::page_state::{DeviceState, HostState};
 use crate::request::Request;
+use crate::sync::later;
 use crate::tree::{NodeId, Tier};
 
 /// All loads that a forward pass may have to wait for.
@@ -148,7 +149,7 @@ impl Controller {
     /// loaded pages can be leased for reading; a kernel that reads a layer as soon as it has arrived addresses the
     /// memory by itself.
     pub fn wait_loaded(&mut self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = later(Instant::now(), timeout);
         while !self.loading.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
