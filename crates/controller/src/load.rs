@@ -87,7 +87,12 @@ impl Controller {
             }
         }
         let host: Vec<_> = moves.iter().map(|page| page.host).collect();
-        self.host.change(&host, HostState::Loading)?;
+        if let Err(error) = self.host.change(&host, HostState::Loading) {
+            drop(moves);
+            let result = self.device.free(&target);
+            self.must(result);
+            return Err(error);
+        }
         let result = self.device.change(&target, DeviceState::Loading);
         self.must(result);
         let mut rest = target.as_slice();

@@ -1,6 +1,6 @@
 //! What an engine does for one prompt.
 
-use hicache_core::Result;
+use hicache_core::{Error, Result};
 
 use crate::controller::Controller;
 use crate::device_pool::DevicePage;
@@ -68,18 +68,15 @@ impl Controller {
     /// others are taken back.
     ///
     /// # Errors
-    /// `Config` if `computed` holds pages that were not given out; the request is ended all the same.
+    /// `Config` if `computed` holds pages that were not given out, or one twice, and if `tokens` begin otherwise than
+    /// the prompt, whose pages they are said to be behind. The request is ended all the same; pages that were given out
+    /// are still the caller's.
     pub fn finish(&mut self, request: Request, tokens: &[TokenId], computed: &[DevicePage]) -> Result<()> {
-        let pages: Vec<DevicePage> = request.matched.device_pages.iter().chain(computed).copied().collect();
-        let foreign =
-            computed.iter().find(|page| self.device.state(**page).ok() != Some(DeviceState::Reserved));
-        if let Some(page) = foreign {
-            let error = hicache_core::Error::config(format!(
-                "device page {page:?} was not given out by allocate, so it can't hold computed tokens"
-            ));
+        if let Err(error) = self.check_finish(&request, tokens, computed) {
             self.unlock_matched(&request.matched);
             return Err(error);
         }
+        let pages: Vec<DevicePage> = request.matched.device_pages.iter().chain(computed).copied().collect();
         self.metrics.missed("computed", computed.len());
         let inserted = self.tree.insert(&request.space, tokens, &pages);
         let new = |page: &DevicePage| self.device.state(*page).ok() == Some(DeviceState::Reserved);
@@ -96,6 +93,31 @@ impl Controller {
         self.unlock_matched(&request.matched);
         self.start_writing();
         freed
+    }
+
+    fn check_finish(&self, request: &Request, tokens: &[TokenId], computed: &[DevicePage]) -> Result<()> {
+        let given_out = |page: &DevicePage| self.device.state(*page).ok() == Some(DeviceState::Reserved);
+        if let Some(page) = computed.iter().find(|page| !given_out(page)) {
+            return Err(Error::config(format!(
+                "device page {page:?} was not given out by allocate, so it can't hold computed tokens"
+            )));
+        }
+        let mut numbers: Vec<u32> = computed.iter().map(|page| page.number()).collect();
+        numbers.sort_unstable();
+        if let Some(pair) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::config(format!(
+                "device page {} is given twice; each page holds tokens of its own",
+                pair[0]
+            )));
+        }
+        let known = request.matched.device_pages.len() * self.config.shape.page_tokens;
+        let known = known.min(tokens.len()).min(request.tokens.len());
+        if tokens[..known] != request.tokens[..known] {
+            return Err(Error::config(format!(
+                "the first {known} tokens are not those of the prompt, whose pages would stand for them"
+            )));
+        }
+        Ok(())
     }
 
     /// Whether every device page of the match is whole. False while loads are on their way, and after one has
