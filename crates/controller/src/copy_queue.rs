@@ -75,6 +75,10 @@ impl CopyQueue {
         self.waiting.len()
     }
 
+    pub(crate) fn pages(&self) -> usize {
+        self.waiting.iter().map(|operation| operation.moves.len()).sum()
+    }
+
     /// All that wait, merged in their order.
     pub(crate) fn take(&mut self) -> Option<CopyOperation> {
         self.waiting.sort_by_key(|operation| (operation.priority, operation.id));
