@@ -9,10 +9,10 @@ use tracing::Instrument;
 use crate::controller::{Controller, Operation};
 use crate::staging::HostMemory;
 use crate::storage_link::{BATCH_PAGES, StorageLink};
-use crate::storage_tier::StorageEvent;
+use crate::storage_tier::{Reporter, StorageEvent};
 use crate::sync::later;
 use crate::tree::{NodeId, Tier};
-use crate::workers::caught;
+use crate::workers::{Again, Job, caught};
 
 /// The first pause before a page is tried again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -70,14 +70,17 @@ impl Controller {
         let (pages, timeout) = (memory.len(), link.timeout);
         let id_of = self.storage.next_id();
         let span = tracing::debug_span!("backup", id = id_of, pages);
-        let queued = self.storage.write(id_of, async move {
-            let storing = store_all(Arc::clone(&link), id_of, memory, attempts).instrument(span);
-            let stored = caught(storing).await.unwrap_or_else(|| {
-                link.metrics.worker_failed();
-                vec![false; pages]
-            });
-            report.send(StorageEvent::BackedUp { id: id_of, stored });
-        });
+        let job = StoreJob {
+            link: Arc::clone(&link),
+            id: id_of,
+            stored: vec![false; pages],
+            waiting: memory.into_iter().enumerate().collect(),
+            attempts,
+            pause: FIRST_PAUSE,
+            span,
+            report,
+        };
+        let queued = self.storage.write(id_of, job.queue());
         if let Err(error) = queued {
             self.metrics.failed("backup", error.kind().as_str(), pages);
             return;
@@ -123,40 +126,65 @@ impl Controller {
     }
 }
 
-/// Stores pages in batches; what fails is tried again, and never stops what comes behind it.
-async fn store_all(
+/// Stores pages in batches; what fails is tried again after a pause, and never stops what comes behind it.
+struct StoreJob {
     link: Arc<StorageLink>,
     id: u64,
-    pages: Vec<(PageKey, HostMemory)>,
+    stored: Vec<bool>,
+    /// Pages that are not stored, with their places.
+    waiting: Vec<(usize, (PageKey, HostMemory))>,
+    /// How often they are still tried.
     attempts: u32,
-) -> Vec<bool> {
-    let mut stored = vec![false; pages.len()];
-    let mut waiting: Vec<_> = pages.into_iter().enumerate().collect();
-    let mut pause = FIRST_PAUSE;
-    for attempt in 0..attempts {
-        if attempt > 0 {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        let mut failed = Vec::new();
-        let mut batches = waiting.into_iter().peekable();
+    pause: Duration,
+    span: tracing::Span,
+    report: Reporter,
+}
+
+impl StoreJob {
+    fn queue(self) -> Job {
+        Box::pin(async move {
+            let (link, id, pages, report) =
+                (Arc::clone(&self.link), self.id, self.stored.len(), self.report.clone());
+            let span = self.span.clone();
+            match caught(self.attempt().instrument(span)).await {
+                Some(mut job) if job.attempts > 0 && !job.waiting.is_empty() => {
+                    let pause = job.pause;
+                    job.pause = (pause * 2).min(LONGEST_PAUSE);
+                    Some(Again { pause, job: job.queue() })
+                }
+                Some(job) => {
+                    let given_up = job.stored.iter().filter(|stored| !**stored).count();
+                    link.metrics.failed("backup", "given-up", given_up);
+                    drop(job.waiting); // The leases, before anybody learns of it.
+                    report.send(StorageEvent::BackedUp { id, stored: job.stored });
+                    None
+                }
+                None => {
+                    link.metrics.worker_failed();
+                    report.send(StorageEvent::BackedUp { id, stored: vec![false; pages] });
+                    None
+                }
+            }
+        })
+    }
+
+    /// Tries all that waits once.
+    async fn attempt(mut self) -> Self {
+        self.attempts = self.attempts.saturating_sub(1);
+        let mut batches = std::mem::take(&mut self.waiting).into_iter().peekable();
         while batches.peek().is_some() {
             let (places, batch): (Vec<_>, Vec<_>) = batches.by_ref().take(BATCH_PAGES).unzip();
-            for (place, (key, result, memory)) in places.into_iter().zip(link.store(id, batch).await) {
+            for (place, (key, result, memory)) in
+                places.into_iter().zip(self.link.store(self.id, batch).await)
+            {
                 match (result, memory) {
-                    (Ok(()), _) => stored[place] = true,
-                    (Err(_), Some(memory)) => failed.push((place, (key, memory))),
+                    (Ok(()), _) => self.stored[place] = true,
+                    (Err(_), Some(memory)) => self.waiting.push((place, (key, memory))),
                     // Its memory is lost, or still in use.
                     (Err(_), None) => {}
                 }
             }
         }
-        waiting = failed;
-        if waiting.is_empty() {
-            break;
-        }
+        self
     }
-    let given_up = stored.iter().filter(|stored| !**stored).count();
-    link.metrics.failed("backup", "given-up", given_up);
-    stored
 }

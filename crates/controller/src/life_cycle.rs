@@ -12,7 +12,7 @@ use crate::ranks::RankGroup;
 use crate::storage_link::StorageLink;
 use crate::sync::later;
 use crate::tree::Tree;
-use crate::workers::caught;
+use crate::workers::{caught, once};
 
 impl Controller {
     /// Makes this controller one of a group of ranks. Before a storage is attached.
@@ -140,9 +140,8 @@ impl Controller {
         let (answer, answered) = sync_channel(1);
         // Behind what prefetches of old still do; on a thread of its own, since the caller's may be in a runtime.
         let id = self.storage.next_id();
-        self.storage.write(id, async move {
-            drop(answer.send(caught(async move { storage.clear().await }).await));
-        })?;
+        let clear = async move { drop(answer.send(caught(async move { storage.clear().await }).await)) };
+        self.storage.write(id, once(clear))?;
         match answered.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(Some(result)) => result,
             Ok(None) => {

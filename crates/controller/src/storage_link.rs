@@ -171,17 +171,25 @@ impl StorageLink {
             true => (&self.reading, "reading", "prefetch"),
             false => (&self.writing, "writing", "backup"),
         };
+        let refuse = |error: Error, pages: Vec<(PageKey, HostMemory)>| {
+            self.metrics.failed(operation, error.kind().as_str(), pages.len());
+            pages.into_iter().map(|(key, page)| (key, Err(error.clone()), Some(page))).collect()
+        };
         let admitted = match breaker.admit() {
             Ok(admitted) => admitted,
-            Err(error) => {
-                self.metrics.failed(operation, error.kind().as_str(), pages.len());
-                return pages.into_iter().map(|(key, page)| (key, Err(error.clone()), Some(page))).collect();
-            }
+            Err(error) => return refuse(error, pages),
         };
         let begun = Instant::now();
         let _room = match &self.staging {
-            Some(staging) => staging.room(pages.len()).await,
             None => None,
+            Some(staging) => match tokio::time::timeout(self.timeout, staging.room(pages.len())).await {
+                Ok(room) => room,
+                // Calls that don't return have all of it.
+                Err(_) => {
+                    self.note(admitted, direction, Some(false));
+                    return refuse(Error::new(ErrorKind::Busy, "there is no memory for copies"), pages);
+                }
+            },
         };
         let mut parts = Vec::with_capacity(pages.len());
         let mut requests = Vec::with_capacity(pages.len());

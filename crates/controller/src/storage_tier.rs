@@ -13,7 +13,7 @@ use crate::bell::Bell;
 use crate::prefetch::Prefetch;
 use crate::ranks::{RankGroup, SingleRank, Topic};
 use crate::storage_link::StorageLink;
-use crate::workers::Workers;
+use crate::workers::{Job, Workers, once};
 
 /// Prefetches that are with storage at once, and backups.
 const CONCURRENT: usize = 2;
@@ -97,11 +97,11 @@ impl StorageTier {
     /// # Errors
     /// `Unavailable` while too many calls don't return; the job is dropped then.
     pub(crate) fn read(&self, id: u64, job: impl Future<Output = ()> + Send + 'static) -> Result<()> {
-        self.workers.as_ref().map_or_else(|| Err(none()), |(reading, _)| reading.run(id, job))
+        self.workers.as_ref().map_or_else(|| Err(none()), |(reading, _)| reading.run(id, once(job)))
     }
 
     /// As [`StorageTier::read`], of a backup.
-    pub(crate) fn write(&self, id: u64, job: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+    pub(crate) fn write(&self, id: u64, job: Job) -> Result<()> {
         self.workers.as_ref().map_or_else(|| Err(none()), |(_, writing)| writing.run(id, job))
     }
 

@@ -11,16 +11,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::PoisonError;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result};
 
-use crate::sync::{Arc, Condvar, Mutex, lock};
+use crate::sync::{Arc, Condvar, Mutex, later, lock};
 
 /// So many threads may be stuck in calls that don't return. After that nothing is begun until one does.
 const MOST_STUCK: usize = 16;
 
 /// What a thread runs. It must not panic: what it would have reported is lost then.
-pub(crate) type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Job = Pin<Box<dyn Future<Output = Option<Again>> + Send>>;
+
+/// What a job that is not over goes on with, after a pause in which its thread does other things.
+pub(crate) struct Again {
+    pub(crate) pause: Duration,
+    pub(crate) job: Job,
+}
 
 /// A few threads, and the jobs that wait for them.
 pub(crate) struct Workers {
@@ -36,6 +43,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(u64, Job)>,
+    /// Jobs that pause, in no order: there are few.
+    pausing: Vec<(Instant, u64, Job)>,
     running: HashSet<u64>,
     /// Jobs that were given up, whose threads are still in them.
     stuck: HashSet<u64>,
@@ -67,9 +76,13 @@ impl Workers {
         let shared = Arc::clone(&self.shared);
         let work = move || {
             while let Some((id, job)) = shared.next() {
-                let _ = catch_unwind(AssertUnwindSafe(|| runtime.block_on(job)));
+                let again = catch_unwind(AssertUnwindSafe(|| runtime.block_on(job))).unwrap_or(None);
                 let mut queue = lock(&shared.queue);
                 queue.running.remove(&id);
+                if let Some(Again { pause, job }) = again.filter(|_| !queue.stopped) {
+                    queue.pausing.push((later(Instant::now(), pause), id, job));
+                    shared.ready.notify_one(); // Whoever waits, waits no longer than that.
+                }
                 if queue.stuck.remove(&id) {
                     break; // Another one is here in its place.
                 }
@@ -83,7 +96,7 @@ impl Workers {
     ///
     /// # Errors
     /// `Unavailable`, with the job dropped, while too many threads are stuck.
-    pub(crate) fn run(&self, id: u64, job: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+    pub(crate) fn run(&self, id: u64, job: Job) -> Result<()> {
         let mut queue = lock(&self.shared.queue);
         if queue.stuck.len() >= MOST_STUCK {
             return Err(Error::new(
@@ -91,7 +104,7 @@ impl Workers {
                 format!("{MOST_STUCK} calls to storage don't return; nothing is asked of it until one does"),
             ));
         }
-        queue.waiting.push_back((id, Box::pin(job)));
+        queue.waiting.push_back((id, job));
         drop(queue);
         self.shared.ready.notify_one();
         Ok(())
@@ -118,7 +131,7 @@ impl Drop for Workers {
         let waiting = {
             let mut queue = lock(&self.shared.queue);
             queue.stopped = true;
-            std::mem::take(&mut queue.waiting)
+            (std::mem::take(&mut queue.waiting), std::mem::take(&mut queue.pausing))
         };
         // Never waits: what is with storage ends by itself, and its memory with it.
         self.shared.ready.notify_all();
@@ -134,13 +147,30 @@ impl Shared {
             if queue.stopped {
                 return None;
             }
-            if let Some((id, job)) = queue.waiting.pop_front() {
+            let now = Instant::now();
+            let due = queue.pausing.iter().position(|(until, _, _)| *until <= now);
+            let due = due.map(|place| queue.pausing.swap_remove(place)).map(|(_, id, job)| (id, job));
+            if let Some((id, job)) = due.or_else(|| queue.waiting.pop_front()) {
                 queue.running.insert(id);
                 return Some((id, job));
             }
-            queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            let next = queue.pausing.iter().map(|(until, _, _)| until.saturating_duration_since(now)).min();
+            queue = match next {
+                None => self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(pause) => {
+                    self.ready.wait_timeout(queue, pause).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
+}
+
+/// A job that is over when `work` is.
+pub(crate) fn once(work: impl Future<Output = ()> + Send + 'static) -> Job {
+    Box::pin(async move {
+        work.await;
+        None
+    })
 }
 
 /// A future that answers `None` in place of a panic.
@@ -165,7 +195,6 @@ impl<T> Future for Caught<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
-    use std::time::Duration;
 
     use super::*;
 
@@ -174,15 +203,15 @@ mod tests {
     #[test]
     fn a_job_that_panics_and_one_that_is_stuck_hold_up_nobody() {
         let workers = Workers::start("test", 1).unwrap();
-        workers.run(1, async { panic!("on purpose") }).unwrap();
+        workers.run(1, once(async { panic!("on purpose") })).unwrap();
         let ((release, stuck), (told, tell)) = (channel::<()>(), channel());
         let (begun, after) = (told.clone(), told.clone());
         let job = async move {
             begun.send(2).unwrap();
             assert!(stuck.recv().is_ok());
         };
-        workers.run(2, job).unwrap();
-        workers.run(3, async move { after.send(3).unwrap() }).unwrap();
+        workers.run(2, once(job)).unwrap();
+        workers.run(3, once(async move { after.send(3).unwrap() })).unwrap();
         assert_eq!(tell.recv_timeout(LONG).unwrap(), 2);
         assert!(tell.recv_timeout(Duration::from_millis(50)).is_err(), "its only thread is stuck");
         workers.give_up(2);
@@ -192,7 +221,7 @@ mod tests {
         while !lock(&workers.shared.queue).stuck.is_empty() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        workers.run(4, async move { told.send(4).unwrap() }).unwrap();
+        workers.run(4, once(async move { told.send(4).unwrap() })).unwrap();
         assert_eq!(tell.recv_timeout(LONG).unwrap(), 4);
     }
 
@@ -206,15 +235,32 @@ mod tests {
                 begun.send(()).unwrap();
                 assert!(stuck.recv().is_err());
             };
-            workers.run(id, job).unwrap();
+            workers.run(id, once(job)).unwrap();
             begins.recv_timeout(LONG).unwrap();
             workers.give_up(id);
             releases.push(release);
         }
-        assert_eq!(workers.run(99, async {}).unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(workers.run(99, once(async {})).unwrap_err().kind(), ErrorKind::Unavailable);
         releases.clear();
-        while workers.run(100, async {}).is_err() {
+        while workers.run(100, once(async {})).is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    #[test]
+    fn a_job_that_pauses_leaves_its_thread_to_others() {
+        let workers = Workers::start("test", 1).unwrap();
+        let (told, tell) = channel();
+        let (first, second) = (told.clone(), told.clone());
+        let begun = Instant::now();
+        let pause = Duration::from_millis(80);
+        let job: Job = Box::pin(async move {
+            first.send(1).unwrap();
+            Some(Again { pause, job: once(async move { second.send(3).unwrap() }) })
+        });
+        workers.run(1, job).unwrap();
+        workers.run(2, once(async move { told.send(2).unwrap() })).unwrap();
+        assert_eq!([(); 3].map(|()| tell.recv_timeout(LONG).unwrap()), [1, 2, 3]);
+        assert!(begun.elapsed() >= pause);
     }
 }

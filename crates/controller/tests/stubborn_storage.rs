@@ -122,8 +122,15 @@ fn engine(storage: &Arc<Stubborn>, layout: Layout) -> Engine {
 
 #[test]
 fn calls_that_block_are_given_up_and_their_threads_replaced() {
+    // As pages lie, and copied.
+    for layout in [Layout::PageFirst, Layout::LayerFirst] {
+        blocked(layout);
+    }
+}
+
+fn blocked(layout: Layout) {
     let storage = Stubborn::new();
-    let mut engine = engine(&storage, Layout::PageFirst);
+    let mut engine = engine(&storage, layout);
     storage.set(Vice::Blocks);
     // More of each kind than there are threads: all of them end, with nothing from storage.
     let begun = Instant::now();
