@@ -117,6 +117,11 @@ fn ranks_that_ask_of_a_silent_coordinator_do_not_wait_for_each_other() {
         assert_eq!(thread.join().unwrap(), ErrorKind::Timeout);
     }
     assert!(begun.elapsed() < 2 * BOUND, "{:?}", begun.elapsed());
+    // It was waited for once; before it is heard of again it is not given so long.
+    for topic in 8..13 {
+        assert_eq!(rank.minimum([topic; 32], 7, BOUND).unwrap_err().kind(), ErrorKind::Timeout);
+    }
+    assert!(begun.elapsed() < 3 * BOUND, "{:?}", begun.elapsed());
 }
 
 /// Says who it is, as rank 1 of 2.

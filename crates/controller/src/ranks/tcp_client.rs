@@ -14,6 +14,8 @@ use crate::sync::{later, lock, wait_for};
 
 /// After a connection could not be made it is not tried again for so long; values are not agreed on meanwhile.
 const RETRY: Duration = Duration::from_millis(100);
+/// A coordinator that has not answered in time is waited for only so long before it is heard of again.
+const SILENT: Duration = Duration::from_millis(20);
 
 /// A rank other than 0 of a group of processes on one host. It connects when it is first asked, and again whenever
 /// the connection was lost. What was asked when that happened is asked once more: the coordinator keeps its decisions.
@@ -39,6 +41,8 @@ struct State {
     /// Raised with each connection: the reader of an earlier one must not end a later one.
     connection: u64,
     not_before: Option<Instant>,
+    /// It was waited for in vain, and has said nothing since.
+    silent: bool,
     /// Topics that are waited for, and their answers.
     waited: HashMap<Topic, Option<u64>>,
 }
@@ -137,9 +141,13 @@ impl TcpRank {
                 || state.stream.is_none()
                 || state.connection != connection
         };
-        let left = until.saturating_duration_since(Instant::now());
+        let mut left = until.saturating_duration_since(Instant::now());
+        if state.silent {
+            left = left.min(SILENT);
+        }
         let mut state = wait_for(state, &self.shared.changed, left, over);
         let ended = over(&mut state);
+        state.silent |= !ended;
         match state.waited.remove(&topic).flatten() {
             Some(decision) => Ok(Some(decision)),
             None if ended => Ok(None),
@@ -153,14 +161,18 @@ fn read(mut stream: TcpStream, shared: &Shared, connection: u64) {
     let mut frame = [0; VALUE_BYTES];
     while stream.read_exact(&mut frame).is_ok() {
         let (topic, decision) = read_value(&frame);
-        if let Some(answer) = lock(&shared.state).waited.get_mut(&topic) {
+        let mut state = lock(&shared.state);
+        state.silent = false;
+        if let Some(answer) = state.waited.get_mut(&topic) {
             *answer = Some(decision);
         }
+        drop(state);
         shared.changed.notify_all();
     }
     let mut state = lock(&shared.state);
     if state.connection == connection {
         state.stream = None;
+        state.silent = false;
     }
     drop(state);
     shared.changed.notify_all();
