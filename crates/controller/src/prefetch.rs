@@ -92,6 +92,7 @@ impl Controller {
     /// and used once. `None` where there is nothing to win: no storage, too few tokens, or as much under way as is
     /// allowed. It ends by [`Controller::check_prefetch`] or [`Controller::terminate_prefetch`].
     pub fn prefetch(&mut self, name: &str, request: &Request) -> Option<PrefetchId> {
+        self.check_own(request).ok()?;
         let link = Arc::clone(self.storage.link.as_ref()?);
         let page_tokens = NonZeroUsize::new(self.config.shape.page_tokens)?;
         let matched = request.matched();
@@ -99,10 +100,12 @@ impl Controller {
         let whole = request.tokens().len() / page_tokens;
         let wanted = whole.checked_sub(skip)?;
         if wanted < self.config.threshold_pages() {
+            self.metrics.missed("too-few", wanted);
             return None;
         }
         if self.storage.prefetching_pages + wanted > self.config.prefetch_capacity_pages() {
             self.metrics.prefetch("rate-limited");
+            self.metrics.missed("rate-limited", wanted);
             return None;
         }
         let prior = self.tree.last_hash(matched.node);
@@ -132,6 +135,7 @@ impl Controller {
         let queued = job.map(|job| self.storage.read(id, job.query(rest, page_tokens, prior)));
         if let None | Some(Err(_)) = queued {
             self.metrics.prefetch("unavailable");
+            self.metrics.missed("unavailable", wanted);
             self.unlock(prefetch.base, &[Tier::Host]);
             return None;
         }
@@ -248,8 +252,9 @@ impl Controller {
         prefetch.found = hashes.len();
         let Some(prefetch) = self.storage.prefetches.get(&id) else { return };
         let job = self.prefetch_job(id, prefetch, "pages");
+        self.metrics.missed("not-stored", prefetch.wanted - hashes.len());
         if hashes.len() < self.config.threshold_pages() {
-            self.metrics.missed("storage", prefetch.wanted - hashes.len());
+            self.metrics.missed("below-threshold", hashes.len());
             return self.prefetch_ended(id, 0, "revoked");
         }
         if prefetch.progress.is_terminated() {
@@ -260,6 +265,7 @@ impl Controller {
         let room =
             (self.host.free_pages() + self.evict_host(most.saturating_sub(self.host.free_pages()))).min(most);
         hashes.truncate(room);
+        self.metrics.missed("no-space", most - room);
         let pages = match self.allocate_host(hashes.len()) {
             Some(pages) if hashes.len() >= self.config.threshold_pages() => pages,
             pages => {
@@ -319,6 +325,8 @@ impl Controller {
         };
         let complete = usize::try_from(pages).unwrap_or(usize::MAX).min(held.len());
         let (whole, rest) = held.split_at(complete);
+        self.metrics.hits("storage", whole.len());
+        self.metrics.missed("incomplete", rest.len());
         let base = prefetch.base;
         let inserted =
             self.tree.insert_host(&prefetch.space, &tokens, prefetch.skip, whole, &hashes[..complete]);
