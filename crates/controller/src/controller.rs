@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use hicache_core::{CopyPlan, Device, Result, Stream};
+use hicache_core::{CopyPlan, Device, OwnerId, Result, Stream};
 
 use crate::bell::Bell;
 use crate::config::ControllerConfig;
@@ -26,6 +26,7 @@ use crate::tree::{NodeId, Tree};
 /// [`Controller::poll`], which never blocks.
 #[derive(Debug)]
 pub struct Controller {
+    pub(crate) owner: OwnerId,
     pub(crate) config: ControllerConfig,
     pub(crate) tree: Tree,
     pub(crate) host: HostPool,
@@ -86,6 +87,7 @@ impl Controller {
         let shape = &config.shape;
         let bell = Arc::new(Bell::default());
         Ok(Self {
+            owner: OwnerId::new(),
             tree: Tree::new(shape.page_tokens),
             host: HostPool::new(&device, shape, config.host_layout, config.host_pages())?,
             device: DevicePool::new(&device, shape, config.device_layout, config.device_pages())?,

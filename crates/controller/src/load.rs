@@ -45,7 +45,7 @@ impl Controller {
     /// many pages.
     ///
     /// # Errors
-    /// `NoSpace` if the device has no room for all of them; `Busy` if somebody writes a page. Nothing is queued then.
+    /// `Config` for a request of another controller; `NoSpace` if the device has no room for all of them; `Busy` if somebody writes a page. Nothing is queued then.
     pub fn load_back(&mut self, request: &mut Request) -> Result<usize> {
         self.load_back_with(request, None)
     }
@@ -55,6 +55,7 @@ impl Controller {
     /// # Errors
     /// As [`Controller::load_back`].
     pub fn load_back_with(&mut self, request: &mut Request, priority: Option<u64>) -> Result<usize> {
+        self.check_own(request)?;
         // Another request may have loaded them meanwhile.
         self.look_again(request);
         let wanted = request.matched.host_pages;

@@ -197,6 +197,9 @@ fn a_write_that_fails_keeps_the_pages_before_it() {
     engine.device.set_faults(|_| Some(DeviceFault::FailPage { page: 2, step: 0 }));
     engine.serve(&[1, 2, 3, 4]).unwrap();
     assert_eq!(engine.rest().tree.host_pages, 2);
+    let told: Vec<_> =
+        engine.controller.take_acknowledged().iter().map(|ack| (ack.operation, ack.pages)).collect();
+    assert_eq!(told, [(Operation::Write, (4, 2))]);
     engine.device.clear_faults();
     // The next use tries the rest again.
     engine.serve(&[1, 2, 3, 4]).unwrap();
@@ -292,6 +295,17 @@ fn what_a_request_ends_with_must_be_its_own() {
     engine.controller.give_back(&[page]).unwrap();
     assert_eq!(engine.serve(&[1, 2]), served(2, 0, 0));
     engine.rest();
+    // A request of another controller.
+    let mut other = Engine::new(config(8, 16));
+    let mut request = engine.controller.begin(PromptSpace::default(), prompt(&[1, 2]));
+    assert_eq!(other.controller.load_back(&mut request).unwrap_err().kind(), ErrorKind::Config);
+    assert!(other.controller.prefetch("a", &request).is_none() && !other.controller.is_whole(&request));
+    other.controller.look_again(&mut request);
+    assert_eq!(request.matched().device_pages.len(), 2);
+    engine.controller.cancel(request);
+    let request = engine.controller.begin(PromptSpace::default(), prompt(&[1, 2]));
+    assert!(other.controller.finish(request, &prompt(&[1, 2]), &[]).is_err());
+    other.rest();
 }
 
 #[test]
