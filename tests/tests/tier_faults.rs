@@ -27,10 +27,11 @@ fn alone() -> MutexGuard<'static, ()> {
 /// What storage and device may take here before they count as lost.
 const TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The trace, or as many made-up requests as make a test of it.
+/// The first requests of the trace, with `whole=1` all of them; or as many made-up ones as make a test of it.
 fn requests() -> Vec<Request> {
+    let most = if argument("whole").is_some() { usize::MAX } else { 2_000 };
     match trace() {
-        Some(path) => TraceReader::open(path).unwrap().collect::<Result<_, _>>().unwrap(),
+        Some(path) => TraceReader::open(path).unwrap().take(most).collect::<Result<_, _>>().unwrap(),
         None => Synthetic::new(SyntheticConfig::default()).unwrap().collect(),
     }
 }
@@ -205,14 +206,10 @@ impl Trouble for FaultyStore {
     }
 }
 
-/// With `whole=1` the whole workload; otherwise the first part of it.
 #[test]
 fn faults_of_an_engine_below_the_page_store_likewise() {
     let _alone = alone();
-    let mut requests = requests();
-    if argument("whole").is_none() {
-        requests.truncate(2_000);
-    }
+    let requests = requests();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let open = |directory: &Path, engine: Arc<dyn Engine>| {

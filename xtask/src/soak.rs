@@ -35,6 +35,8 @@ enum Soak {
         #[arg(long, default_value_t = 2000)]
         rounds: u64,
     },
+    /// The whole workload through device, host and storage, with faults of the device and of the page store's engine.
+    Tiers,
     /// Processes on one root that are killed; `kills --help` says more.
     Kills(Rest),
     /// Everything at random; `mixed --help` says more.
@@ -60,6 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Soak::Controller { rounds } => {
             test("hicache-controller", "random_steps", &["random"], &[format!("rounds={rounds}")])
         }
+        Soak::Tiers => test("hicache-tests", "tier_faults", &["faults"], &["whole=1".to_owned()]),
         Soak::Protocol => test("hicache-page-store", "protocol", &["--include-ignored"], &[]),
         Soak::Kills(rest) => soak("kills", &rest.arguments),
         Soak::Mixed(rest) => soak("mixed", &rest.arguments),
