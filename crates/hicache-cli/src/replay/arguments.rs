@@ -137,7 +137,8 @@ pub(crate) struct ReplayArguments {
 
 fn factor(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
-    (value >= 0.001 && value <= 1e6)
+    (0.001..=1e6)
+        .contains(&value)
         .then_some(value)
         .ok_or_else(|| format!("{text} is not from 0.001 to 1000000"))
 }

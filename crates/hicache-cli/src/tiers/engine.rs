@@ -151,8 +151,8 @@ impl TierEngine {
         if self.controller.is_whole(&flight.prompt) {
             return Some(true);
         }
-        let layers = (0..self.shape.layers).map(|layer| gate.wait(layer, Duration::ZERO));
-        let failed = layers.fold(false, |failed, layer| failed || layer == LayerWait::Failed);
+        let mut layers = (0..self.shape.layers).map(|layer| gate.wait(layer, Duration::ZERO));
+        let failed = layers.any(|layer| layer == LayerWait::Failed);
         drop(gate);
         if failed || flight.since.elapsed() >= LONG {
             // Nothing of it moves any more when it is tried again.
