@@ -97,7 +97,7 @@ fn a_rank_that_is_stopped_costs_one_wait_and_counts_again_when_it_speaks() {
     for topic in 2..12 {
         assert_eq!(ask(&group, topic, &[Some(7), Some(7), None]), [Some(0), Some(0), None]);
     }
-    assert!(begun.elapsed() < 2 * BOUND, "{:?} for ten topics", begun.elapsed());
+    assert!(begun.elapsed() < 4 * BOUND, "{:?} for ten topics", begun.elapsed());
     assert_eq!(group[2].minimum([11; 32], 7, BOUND).unwrap(), 0);
     assert_eq!(ask(&group, 12, &[Some(7); 3]), [Some(7); 3]);
 }
@@ -116,8 +116,9 @@ fn ranks_that_ask_of_a_silent_coordinator_do_not_wait_for_each_other() {
     for thread in asking {
         assert_eq!(thread.join().unwrap(), ErrorKind::Timeout);
     }
-    assert!(begun.elapsed() < 2 * BOUND, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < 4 * BOUND, "{:?}", begun.elapsed());
     // It was waited for once; before it is heard of again it is not given so long.
+    let begun = Instant::now();
     for topic in 8..13 {
         assert_eq!(rank.minimum([topic; 32], 7, BOUND).unwrap_err().kind(), ErrorKind::Timeout);
     }
