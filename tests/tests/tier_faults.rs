@@ -148,7 +148,9 @@ fn with_and_without(
     assert!(report.drained);
     let all =
         |report: &TierReport| report.hits.device_pages + report.hits.host_pages + report.hits.storage_pages;
-    assert!(all(&report) * 2 > all(&clean), "most is found all the same");
+    // Storage is cut off for a time that does not shrink with the workload.
+    let share = if argument("whole").is_some() { 2 } else { 5 };
+    assert!(all(&report) * share > all(&clean), "most is found all the same");
     assert!(report.hits.storage_pages > 0, "storage is used");
     assert!(
         rate * 2.0 > clean_rate,

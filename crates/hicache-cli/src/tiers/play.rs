@@ -88,6 +88,8 @@ impl TierPlay {
         config.prefetch_threshold_tokens = 1;
         config.storage_timeout_ms = self.timeout.as_millis() as u64;
         config.device_timeout_ms = self.timeout.as_millis() as u64;
+        // A replay that goes as fast as it can is over before a server's pause is.
+        config.breaker_backoff_ms = (config.storage_timeout_ms / 10).clamp(1, 1_000);
         Ok(config)
     }
 }
