@@ -35,6 +35,8 @@ enum Soak {
         #[arg(long, default_value_t = 2000)]
         rounds: u64,
     },
+    /// The whole workload through device, host and storage, with faults of the device and of the page store's engine.
+    Tiers,
     /// Processes on one root that are killed; `kills --help` says more.
     Kills(Rest),
     /// Requests to a real SGLang without a GPU: memory flat, outputs equal.
@@ -75,6 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             arguments.extend(trace.iter().map(|path| format!("--workload={path}")));
             sglang::run(&sglang::Arguments::pytest(arguments))
         }
+        Soak::Tiers => test("hicache-tests", "tier_faults", &["faults"], &["whole=1".to_owned()]),
         Soak::Protocol => test("hicache-page-store", "protocol", &["--include-ignored"], &[]),
         Soak::Kills(rest) => soak("kills", &rest.arguments),
         Soak::Mixed(rest) => soak("mixed", &rest.arguments),

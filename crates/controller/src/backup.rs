@@ -9,11 +9,14 @@ use tracing::Instrument;
 use crate::controller::{Controller, Operation};
 use crate::staging::HostMemory;
 use crate::storage_link::{BATCH_PAGES, StorageLink};
-use crate::storage_tier::StorageEvent;
+use crate::storage_tier::{Reporter, StorageEvent};
+use crate::sync::later;
 use crate::tree::{NodeId, Tier};
+use crate::workers::{Again, Job, caught};
 
-/// The first pause before a page is tried again; each further one is twice as long.
+/// The first pause before a page is tried again; each further one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// A backup as the driving thread knows it. Its node's host copy is locked.
 #[derive(Debug)]
@@ -67,26 +70,35 @@ impl Controller {
         let (pages, timeout) = (memory.len(), link.timeout);
         let id_of = self.storage.next_id();
         let span = tracing::debug_span!("backup", id = id_of, pages);
-        let Some(runtime) = &self.storage.runtime else { return };
-        runtime.spawn(async move {
-            let task = tokio::spawn(store_all(Arc::clone(&link), memory, attempts).instrument(span));
-            let stored = task.await.unwrap_or_else(|_| {
-                link.metrics.worker_failed();
-                vec![false; pages]
-            });
-            report.send(StorageEvent::BackedUp { id: id_of, stored });
-        });
+        let job = StoreJob {
+            link: Arc::clone(&link),
+            id: id_of,
+            stored: vec![false; pages],
+            waiting: memory.into_iter().enumerate().collect(),
+            attempts,
+            pause: FIRST_PAUSE,
+            span,
+            report,
+        };
+        let queued = self.storage.write(id_of, job.queue());
+        if let Err(error) = queued {
+            self.metrics.failed("backup", error.kind().as_str(), pages);
+            return;
+        }
         let queued = self.storage.backing_up_pages.div_ceil(BATCH_PAGES) + pages.div_ceil(BATCH_PAGES) + 4;
-        let batches = u32::try_from(queued).unwrap_or(u32::MAX).saturating_mul(attempts + 1);
-        let deadline = Instant::now() + timeout.saturating_mul(batches);
+        let batches = u32::try_from(queued).unwrap_or(u32::MAX).saturating_mul(attempts.saturating_add(1));
+        let pauses = LONGEST_PAUSE.saturating_mul(attempts);
+        let deadline = later(Instant::now(), timeout.saturating_mul(batches).saturating_add(pauses));
         self.storage.backups.insert(id_of, Backup { node: id, pages, deadline });
         self.storage.backing_up_pages += pages;
         self.tree.node_mut(id).storing = true;
         self.tree.lock(id, Tier::Host);
     }
 
-    pub(crate) fn poll_backups(&mut self, now: Instant) -> usize {
-        let late = |(id, backup): (&u64, &Backup)| (now >= backup.deadline).then_some(*id);
+    /// Gives up what is late, and what is in one of the calls that are stuck.
+    pub(crate) fn poll_backups(&mut self, now: Instant, stuck: &[u64]) -> usize {
+        let late =
+            |(id, backup): (&u64, &Backup)| (now >= backup.deadline || stuck.contains(id)).then_some(*id);
         let late: Vec<u64> = self.storage.backups.iter().filter_map(late).collect();
         for id in &late {
             self.metrics.failed("backup", "stuck", self.storage.backups[id].pages);
@@ -114,36 +126,65 @@ impl Controller {
     }
 }
 
-/// Stores pages in batches; what fails is tried again, and never stops what comes behind it.
-async fn store_all(link: Arc<StorageLink>, pages: Vec<(PageKey, HostMemory)>, attempts: u32) -> Vec<bool> {
-    let mut stored = vec![false; pages.len()];
-    let mut waiting: Vec<_> = pages.into_iter().enumerate().collect();
-    let mut pause = FIRST_PAUSE;
-    for attempt in 0..attempts {
-        if attempt > 0 {
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-        let mut failed = Vec::new();
-        let mut batches = waiting.into_iter().peekable();
+/// Stores pages in batches; what fails is tried again after a pause, and never stops what comes behind it.
+struct StoreJob {
+    link: Arc<StorageLink>,
+    id: u64,
+    stored: Vec<bool>,
+    /// Pages that are not stored, with their places.
+    waiting: Vec<(usize, (PageKey, HostMemory))>,
+    /// How often they are still tried.
+    attempts: u32,
+    pause: Duration,
+    span: tracing::Span,
+    report: Reporter,
+}
+
+impl StoreJob {
+    fn queue(self) -> Job {
+        Box::pin(async move {
+            let (link, id, pages, report) =
+                (Arc::clone(&self.link), self.id, self.stored.len(), self.report.clone());
+            let span = self.span.clone();
+            match caught(self.attempt().instrument(span)).await {
+                Some(mut job) if job.attempts > 0 && !job.waiting.is_empty() => {
+                    let pause = job.pause;
+                    job.pause = (pause * 2).min(LONGEST_PAUSE);
+                    Some(Again { pause, job: job.queue() })
+                }
+                Some(job) => {
+                    let given_up = job.stored.iter().filter(|stored| !**stored).count();
+                    link.metrics.failed("backup", "given-up", given_up);
+                    drop(job.waiting); // The leases, before anybody learns of it.
+                    report.send(StorageEvent::BackedUp { id, stored: job.stored });
+                    None
+                }
+                None => {
+                    link.metrics.worker_failed();
+                    report.send(StorageEvent::BackedUp { id, stored: vec![false; pages] });
+                    None
+                }
+            }
+        })
+    }
+
+    /// Tries all that waits once.
+    async fn attempt(mut self) -> Self {
+        self.attempts = self.attempts.saturating_sub(1);
+        let mut batches = std::mem::take(&mut self.waiting).into_iter().peekable();
         while batches.peek().is_some() {
             let (places, batch): (Vec<_>, Vec<_>) = batches.by_ref().take(BATCH_PAGES).unzip();
-            let Ok(_turn) = link.backup_turns.acquire().await else { return stored };
-            for (place, (key, result, memory)) in places.into_iter().zip(link.store(batch).await) {
+            for (place, (key, result, memory)) in
+                places.into_iter().zip(self.link.store(self.id, batch).await)
+            {
                 match (result, memory) {
-                    (Ok(()), _) => stored[place] = true,
-                    (Err(_), Some(memory)) => failed.push((place, (key, memory))),
+                    (Ok(()), _) => self.stored[place] = true,
+                    (Err(_), Some(memory)) => self.waiting.push((place, (key, memory))),
                     // Its memory is lost, or still in use.
                     (Err(_), None) => {}
                 }
             }
         }
-        waiting = failed;
-        if waiting.is_empty() {
-            break;
-        }
+        self
     }
-    let given_up = stored.iter().filter(|stored| !**stored).count();
-    link.metrics.failed("backup", "given-up", given_up);
-    stored
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result};
 
-use crate::sync::lock;
+use crate::sync::{later, lock};
 
 /// A trial that fails doubles the time, up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
@@ -36,14 +36,25 @@ impl Breaker {
         Self { direction, failures, first_backoff: backoff, state: Mutex::new(state) }
     }
 
+    /// Lets a batch through, which tells what became of it. One that is dropped without a word has failed.
+    ///
     /// # Errors
     /// `Unavailable` while it is open.
-    pub(crate) fn admit(&self) -> Result<()> {
+    pub(crate) fn admit(&self) -> Result<Admitted<'_>> {
+        self.check(true)?;
+        Ok(Admitted(Some(self)))
+    }
+
+    /// Whether a batch would be let through now.
+    ///
+    /// # Errors
+    /// As [`Breaker::admit`].
+    pub(crate) fn check(&self, take: bool) -> Result<()> {
         let mut state = lock(&self.state);
         let Some(until) = state.open_until else { return Ok(()) };
         let now = Instant::now();
         if now >= until && !state.trial {
-            state.trial = true;
+            state.trial = take;
             return Ok(());
         }
         let next = until.saturating_duration_since(now).as_millis();
@@ -53,8 +64,7 @@ impl Breaker {
         ))
     }
 
-    /// A batch has worked.
-    pub(crate) fn worked(&self) {
+    fn worked(&self) {
         let mut state = lock(&self.state);
         *state = State { failed: 0, backoff: self.first_backoff, open_until: None, trial: false };
     }
@@ -73,13 +83,40 @@ impl Breaker {
         if was_open {
             state.backoff = (state.backoff * 2).min(LONGEST_BACKOFF);
         }
-        state.open_until = Some(Instant::now() + state.backoff);
+        state.open_until = Some(later(Instant::now(), state.backoff));
         state.trial = false;
         !was_open
     }
 
     pub(crate) fn is_open(&self) -> bool {
         lock(&self.state).open_until.is_some()
+    }
+}
+
+/// A batch that was let through.
+#[derive(Debug)]
+pub(crate) struct Admitted<'a>(Option<&'a Breaker>);
+
+impl Admitted<'_> {
+    /// It has worked.
+    pub(crate) fn worked(mut self) {
+        if let Some(breaker) = self.0.take() {
+            breaker.worked();
+        }
+    }
+
+    /// It has failed; `lost` if it was not answered. True if that opened the breaker.
+    pub(crate) fn failed(mut self, lost: bool) -> bool {
+        self.0.take().is_some_and(|breaker| breaker.failed(lost))
+    }
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        // A trial that ended in a panic must not be the last one.
+        if let Some(breaker) = self.0.take() {
+            breaker.failed(false);
+        }
     }
 }
 
@@ -90,18 +127,24 @@ mod tests {
     #[test]
     fn it_opens_lets_one_trial_through_and_closes_again() {
         let breaker = Breaker::new("reading", 2, Duration::from_millis(30));
-        assert!(!breaker.failed(false) && breaker.admit().is_ok());
-        assert!(breaker.failed(false));
+        assert!(!breaker.admit().unwrap().failed(false));
+        assert!(breaker.admit().unwrap().failed(false));
         assert_eq!(breaker.admit().unwrap_err().kind(), ErrorKind::Unavailable);
         std::thread::sleep(Duration::from_millis(40));
-        assert!(breaker.admit().is_ok(), "the trial");
-        assert!(breaker.admit().is_err(), "one at a time");
-        breaker.failed(false);
+        assert!(breaker.check(false).is_ok(), "asking is no trial");
+        let trial = breaker.admit().unwrap();
+        assert!(breaker.admit().is_err() && breaker.check(false).is_err(), "one at a time");
+        trial.failed(false);
         assert!(breaker.admit().is_err() && breaker.is_open());
         std::thread::sleep(Duration::from_millis(70));
-        assert!(breaker.admit().is_ok());
-        breaker.worked();
-        assert!(breaker.admit().is_ok() && breaker.admit().is_ok() && !breaker.is_open());
-        assert!(breaker.failed(true), "one that is lost suffices");
+        drop(breaker.admit().unwrap());
+        assert!(breaker.admit().is_err(), "a trial that was dropped has failed");
+        std::thread::sleep(Duration::from_millis(140));
+        breaker.admit().unwrap().worked();
+        assert!(!breaker.is_open());
+        let (one, other) = (breaker.admit().unwrap(), breaker.admit().unwrap());
+        one.worked();
+        other.worked();
+        assert!(breaker.admit().unwrap().failed(true), "one that is lost suffices");
     }
 }

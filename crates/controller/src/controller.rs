@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use hicache_core::{CopyPlan, Device, Result, Stream};
+use hicache_core::{CopyPlan, Device, OwnerId, Result, Stream};
 
 use crate::bell::Bell;
 use crate::config::ControllerConfig;
@@ -15,6 +15,7 @@ use crate::layer_done::{LayerDone, LoadWait};
 use crate::metrics::Metrics;
 use crate::page_state::PageState;
 use crate::storage_tier::StorageTier;
+use crate::sync::later;
 use crate::tree::{NodeId, Tree};
 
 /// Moves the pages of a model's KV cache between device, host and storage, and knows where which prompt's pages are.
@@ -25,6 +26,7 @@ use crate::tree::{NodeId, Tree};
 /// [`Controller::poll`], which never blocks.
 #[derive(Debug)]
 pub struct Controller {
+    pub(crate) owner: OwnerId,
     pub(crate) config: ControllerConfig,
     pub(crate) tree: Tree,
     pub(crate) host: HostPool,
@@ -85,6 +87,7 @@ impl Controller {
         let shape = &config.shape;
         let bell = Arc::new(Bell::default());
         Ok(Self {
+            owner: OwnerId::new(),
             tree: Tree::new(shape.page_tokens),
             host: HostPool::new(&device, shape, config.host_layout, config.host_pages())?,
             device: DevicePool::new(&device, shape, config.device_layout, config.device_pages())?,
@@ -173,7 +176,7 @@ impl Controller {
 
     /// Polls until nothing is queued or in flight, for at most `timeout`; says whether that was reached.
     pub fn drain(&mut self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = later(Instant::now(), timeout);
         loop {
             self.poll();
             drop(self.start_loading());

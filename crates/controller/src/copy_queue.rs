@@ -10,6 +10,7 @@ use hicache_core::{CopiesDone, PageCopy, Transfer};
 
 use crate::device_pool::DevicePage;
 use crate::host_pool::HostPage;
+use crate::sync::later;
 use crate::tree::NodeId;
 
 /// One page that is copied. It holds the leases from the moment it is queued, so nobody else gets the memory.
@@ -74,6 +75,10 @@ impl CopyQueue {
         self.waiting.len()
     }
 
+    pub(crate) fn pages(&self) -> usize {
+        self.waiting.iter().map(|operation| operation.moves.len()).sum()
+    }
+
     /// All that wait, merged in their order.
     pub(crate) fn take(&mut self) -> Option<CopyOperation> {
         self.waiting.sort_by_key(|operation| (operation.priority, operation.id));
@@ -110,7 +115,7 @@ impl CopyInFlight {
         span: tracing::Span,
     ) -> Self {
         let begun = Instant::now();
-        Self { nodes, pages, begun, span, transfer, deadline: begun + timeout }
+        Self { nodes, pages, begun, span, transfer, deadline: later(begun, timeout) }
     }
 
     /// Looks whether it has ended; if not, `waker` is woken when it does.

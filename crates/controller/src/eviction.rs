@@ -9,42 +9,72 @@ use crate::controller::Controller;
 use crate::device_pool::DevicePage;
 use crate::host_pool::HostPage;
 use crate::page_state::HostState;
+use crate::sync::later;
 use crate::tree::{Dropped, NodeId, Tier};
 
 impl Controller {
     /// Gives out device pages to compute into, evicting what is needed. They are the caller's until
     /// [`Controller::finish`] or [`Controller::give_back`].
     ///
-    /// With policy `write_back` this waits for evicted pages to be written.
+    /// This blocks while copies are under way after which there may be room, for at most `device_timeout_ms`: with policy
+    /// `write_back` evicted pages are written first. A caller that must not block uses [`Controller::try_allocate`].
     ///
     /// # Errors
     /// `NoSpace` if so many pages can't be had: the others are locked.
     pub fn allocate(&mut self, pages: usize) -> Result<Vec<DevicePage>> {
-        let until = Instant::now() + Duration::from_millis(self.config.device_timeout_ms);
+        let until = later(Instant::now(), Duration::from_millis(self.config.device_timeout_ms));
         loop {
+            match self.try_allocate(pages) {
+                Err(error) if error.kind() == ErrorKind::Busy => {}
+                done => return done,
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.no_room(pages));
+            }
+            self.wait(left.min(Duration::from_millis(20)));
+        }
+    }
+
+    /// As [`Controller::allocate`], and never blocks: what has to be written before it can be evicted is queued.
+    ///
+    /// # Errors
+    /// `Busy` if there will perhaps be room when copies that are under way have ended: poll, and try again. `NoSpace` as
+    /// [`Controller::allocate`].
+    pub fn try_allocate(&mut self, pages: usize) -> Result<Vec<DevicePage>> {
+        if pages > self.device.pages() {
+            return Err(self.no_room(pages)); // Nothing is evicted in vain.
+        }
+        let mut written = true;
+        // Once more where what was evicted has been written at once.
+        while written {
             let missing = pages.saturating_sub(self.device.free_pages());
             if missing == 0 {
                 return self.device.allocate(pages);
             }
             let (freed, pending) = self.evict_device(missing);
             if freed >= missing {
-                continue;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            let in_flight = pending > 0 || !self.writing.is_empty() || !self.loading.is_empty();
-            if !in_flight || left.is_zero() {
-                return Err(Error::new(
-                    ErrorKind::NoSpace,
-                    format!(
-                        "{pages} device pages were wanted; {} of {} are free and the others are in use",
-                        self.device.free_pages(),
-                        self.device.pages()
-                    ),
-                ));
+                return self.device.allocate(pages);
             }
             self.start_writing();
-            self.wait(left.min(Duration::from_millis(20)));
+            written = pending > 0 && self.writing_pages() == 0;
         }
+        if self.writing_pages() + self.loads.operations() + self.loading.len() > 0 {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "{pages} device pages were wanted; copies are under way, after which there may be room"
+                ),
+            ));
+        }
+        Err(self.no_room(pages))
+    }
+
+    fn no_room(&self, pages: usize) -> Error {
+        let (free, all) = (self.device.free_pages(), self.device.pages());
+        let text =
+            format!("{pages} device pages were wanted; {free} of {all} are free, the others are in use");
+        Error::new(ErrorKind::NoSpace, text)
     }
 
     /// Takes pages back that were given out and not used.
@@ -57,13 +87,15 @@ impl Controller {
 
     /// Evicts pages from the device: how many are free now, and how many will be when they are written.
     pub fn evict_device(&mut self, pages: usize) -> (usize, usize) {
-        let (mut freed, mut pending) = (0, 0);
+        // By this policy pages are written to be evicted, and for nothing else.
+        let write_back = self.config.write_policy == WritePolicy::WriteBack;
+        let (mut freed, mut pending) = (0, if write_back { self.writing_pages() } else { 0 });
         while freed + pending < pages {
             let Some(id) = self.tree.next_to_leave(Tier::Device, pages - freed - pending) else { break };
             let node = self.tree.node(id);
             let own = node.pages(self.config.shape.page_tokens);
             let unwritten = node.host.is_none() && !node.write_failed;
-            if unwritten && self.config.write_policy == WritePolicy::WriteBack && self.write_node(id, None) {
+            if unwritten && write_back && self.write_node(id, None) {
                 pending += own;
                 continue;
             }

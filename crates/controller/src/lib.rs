@@ -14,7 +14,7 @@
 //! | `write`, [`load`] | device to host; host to device, layer by layer |
 //! | [`prefetch`], `backup` | storage to host, ahead of need; host to storage |
 //! | [`ranks`] | [`RankGroup`]: what ranks agree on, in one process or over TCP |
-//! | `storage_link`, `breaker`, `staging` | calls to storage, bound and guarded |
+//! | `storage_link`, `breaker`, `staging`, `workers` | calls to storage, bound and guarded, on threads of their own |
 //! | `life_cycle` | attach, detach, reset, clear, shutdown |
 //! | [`layer_done`] | [`LoadWait`]: waiting for a layer |
 //! | [`account`] | [`Account`]: where every page is |
@@ -47,6 +47,7 @@ mod storage_link;
 mod storage_tier;
 mod sync;
 pub mod tree;
+mod workers;
 mod write;
 
 pub use account::Account;

@@ -1,6 +1,7 @@
 //! Attaching and detaching a storage, starting anew, and the end.
 
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result, Storage};
@@ -9,7 +10,9 @@ use crate::controller::Controller;
 use crate::prefetch::{Prefetch, PrefetchId};
 use crate::ranks::RankGroup;
 use crate::storage_link::StorageLink;
+use crate::sync::later;
 use crate::tree::Tree;
+use crate::workers::{caught, once};
 
 impl Controller {
     /// Makes this controller one of a group of ranks. Before a storage is attached.
@@ -59,10 +62,7 @@ impl Controller {
 
     /// Whether the storage is cut off now: for reading, for writing.
     pub fn is_cut_off(&self) -> (bool, bool) {
-        self.storage
-            .link
-            .as_ref()
-            .map_or((false, false), |link| (link.reading.is_open(), link.writing.is_open()))
+        self.storage.link.as_ref().map_or((false, false), |link| link.is_cut_off())
     }
 
     /// Gives the storage back, which stays open. The two upper tiers go on.
@@ -133,15 +133,18 @@ impl Controller {
     /// # Errors
     /// As [`Controller::reset`], and what storage reports.
     pub fn clear(&mut self, timeout: Duration) -> Result<u64> {
-        let until = Instant::now() + timeout;
+        let until = later(Instant::now(), timeout);
         self.reset(timeout)?;
-        let (Some(link), Some(runtime)) = (&self.storage.link, &self.storage.runtime) else { return Ok(0) };
+        let Some(link) = &self.storage.link else { return Ok(0) };
         let storage = Arc::clone(&link.storage);
-        let left = until.saturating_duration_since(Instant::now());
-        let task = runtime.spawn(async move { storage.clear().await });
-        match runtime.block_on(async { tokio::time::timeout(left, task).await }) {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => {
+        let (answer, answered) = sync_channel(1);
+        // Behind what prefetches of old still do; on a thread of its own, since the caller's may be in a runtime.
+        let id = self.storage.next_id();
+        let clear = async move { drop(answer.send(caught(async move { storage.clear().await }).await)) };
+        self.storage.write(id, once(clear))?;
+        match answered.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Some(result)) => result,
+            Ok(None) => {
                 Err(Error::new(ErrorKind::Unexpected, "the storage panicked").with_operation("clear"))
             }
             Err(_) => {

@@ -10,6 +10,7 @@ use crate::copy_queue::{Copied, CopyInFlight, PageMove};
 use crate::layer_done::{LayerWait, LoadWait};
 use crate::page_state::{DeviceState, HostState};
 use crate::request::Request;
+use crate::sync::later;
 use crate::tree::{NodeId, Tier};
 
 /// All loads that a forward pass may have to wait for.
@@ -44,7 +45,7 @@ impl Controller {
     /// many pages.
     ///
     /// # Errors
-    /// `NoSpace` if the device has no room for all of them; `Busy` if somebody writes a page. Nothing is queued then.
+    /// `Config` for a request of another controller; `NoSpace` if the device has no room for all of them; `Busy` if somebody writes a page. Nothing is queued then.
     pub fn load_back(&mut self, request: &mut Request) -> Result<usize> {
         self.load_back_with(request, None)
     }
@@ -54,6 +55,7 @@ impl Controller {
     /// # Errors
     /// As [`Controller::load_back`].
     pub fn load_back_with(&mut self, request: &mut Request, priority: Option<u64>) -> Result<usize> {
+        self.check_own(request)?;
         // Another request may have loaded them meanwhile.
         self.look_again(request);
         let wanted = request.matched.host_pages;
@@ -86,7 +88,12 @@ impl Controller {
             }
         }
         let host: Vec<_> = moves.iter().map(|page| page.host).collect();
-        self.host.change(&host, HostState::Loading)?;
+        if let Err(error) = self.host.change(&host, HostState::Loading) {
+            drop(moves);
+            let result = self.device.free(&target);
+            self.must(result);
+            return Err(error);
+        }
         let result = self.device.change(&target, DeviceState::Loading);
         self.must(result);
         let mut rest = target.as_slice();
@@ -148,7 +155,7 @@ impl Controller {
     /// loaded pages can be leased for reading; a kernel that reads a layer as soon as it has arrived addresses the
     /// memory by itself.
     pub fn wait_loaded(&mut self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        let until = later(Instant::now(), timeout);
         while !self.loading.is_empty() {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -32,6 +32,7 @@ pub struct Metrics {
     breaker_opened: Family<Labels, Counter>,
     worker_failures: Counter,
     prefetch_used_pages: Counter,
+    computed_pages: Counter,
 }
 
 impl Default for Metrics {
@@ -49,7 +50,7 @@ impl Metrics {
             family
         };
         let hit_pages = family("hit_pages", "Pages of prompts that were found, by tier");
-        let missed_pages = family("missed_pages", "Pages of prompts that were computed, by cause");
+        let missed_pages = family("missed_pages", "Pages that storage was not used for, by cause");
         let moved_pages = family("moved_pages", "Pages moved, by operation");
         let moved_bytes = family("moved_bytes", "Bytes moved, by operation");
         let failed_pages = family("failed_pages", "Pages that were not moved, by operation and cause");
@@ -65,10 +66,11 @@ impl Metrics {
             registry.register(name, help, family.clone());
             family
         });
-        let (worker_failures, prefetch_used_pages) = (Counter::default(), Counter::default());
+        let [worker_failures, prefetch_used_pages, computed_pages] = [(); 3].map(|()| Counter::default());
         registry.register("worker_failures", "Workers that panicked", worker_failures.clone());
         let help = "Prefetched pages that were then used";
         registry.register("prefetch_used_pages", help, prefetch_used_pages.clone());
+        registry.register("computed_pages", "Pages of prompts that were computed", computed_pages.clone());
         Self {
             registry,
             hit_pages,
@@ -84,6 +86,7 @@ impl Metrics {
             breaker_opened,
             worker_failures,
             prefetch_used_pages,
+            computed_pages,
         }
     }
 
@@ -104,7 +107,14 @@ impl Metrics {
     }
 
     pub(crate) fn missed(&self, cause: &'static str, pages: usize) {
+        if pages == 0 {
+            return;
+        }
         self.missed_pages.get_or_create(&vec![("cause", cause)]).inc_by(pages as u64);
+    }
+
+    pub(crate) fn computed(&self, pages: usize) {
+        self.computed_pages.inc_by(pages as u64);
     }
 
     pub(crate) fn moved(&self, operation: &'static str, pages: usize, page_bytes: usize, time: Duration) {

@@ -259,3 +259,44 @@ impl<S: PageState> PagePool<S> {
         self.regions.iter().map(|region| region.lease(place, 0, self.slot_bytes, access)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page_state::HostState;
+
+    #[test]
+    fn pages_are_given_out_changed_and_taken_back_by_the_rules_only() {
+        let region = Region::allocate(4, 64).unwrap();
+        let mut pool = PagePool::<HostState>::new("test", vec![Arc::clone(&region)], 64, None).unwrap();
+        assert!(PagePool::<HostState>::new("test", vec![], 64, None).is_err());
+        assert_eq!(pool.allocate(5).unwrap_err().kind(), ErrorKind::NoSpace);
+        let pages = pool.allocate(3).unwrap();
+        assert_eq!(pool.free_pages(), 1);
+        // All or none: the last one is free.
+        let with_free = [pages[0], PageId::new(3)];
+        let error = pool.change(&with_free, HostState::Writing).unwrap_err().to_string();
+        assert!(error.contains("page 3 of the test pool is free and can't become writing"), "{error}");
+        assert_eq!(pool.state(pages[0]).unwrap(), HostState::Reserved);
+        for wrong in [HostState::Synced, HostState::Loading, HostState::Free] {
+            assert_eq!(pool.change(&pages, wrong).unwrap_err().kind(), ErrorKind::Config, "{wrong:?}");
+        }
+        assert!(
+            pool.change(&[PageId::new(4)], HostState::Writing).is_err()
+                && pool.state(PageId::new(4)).is_err()
+        );
+        pool.change(&pages, HostState::Writing).unwrap();
+        pool.change(&pages, HostState::Synced).unwrap();
+        // Somebody still has one of them: it is kept apart until that is over.
+        let held = pool.leases(pages[1], Access::Read).unwrap();
+        pool.free(&pages).unwrap();
+        assert_eq!((pool.account().of(HostState::Abandoned), pool.free_pages()), (1, 3));
+        for page in &pages {
+            assert_eq!(pool.free(&[*page]).unwrap_err().kind(), ErrorKind::Config, "{page:?} twice");
+        }
+        assert_eq!(pool.reclaim(), 0);
+        drop(held);
+        assert_eq!((pool.reclaim(), pool.free_pages()), (1, 4));
+        assert_eq!(pool.account().iter().map(|(_, pages)| pages).sum::<usize>(), 4);
+    }
+}

@@ -22,6 +22,7 @@ use crate::request::Request;
 use crate::staging::HostMemory;
 use crate::storage_link::BATCH_PAGES;
 use crate::storage_tier::{StorageEvent, agree, topic};
+use crate::sync::later;
 use crate::tree::{NodeId, PromptSpace, Tier, TokenId};
 
 /// A prefetch of this controller.
@@ -91,6 +92,7 @@ impl Controller {
     /// and used once. `None` where there is nothing to win: no storage, too few tokens, or as much under way as is
     /// allowed. It ends by [`Controller::check_prefetch`] or [`Controller::terminate_prefetch`].
     pub fn prefetch(&mut self, name: &str, request: &Request) -> Option<PrefetchId> {
+        self.check_own(request).ok()?;
         let link = Arc::clone(self.storage.link.as_ref()?);
         let page_tokens = NonZeroUsize::new(self.config.shape.page_tokens)?;
         let matched = request.matched();
@@ -98,10 +100,12 @@ impl Controller {
         let whole = request.tokens().len() / page_tokens;
         let wanted = whole.checked_sub(skip)?;
         if wanted < self.config.threshold_pages() {
+            self.metrics.missed("too-few", wanted);
             return None;
         }
         if self.storage.prefetching_pages + wanted > self.config.prefetch_capacity_pages() {
             self.metrics.prefetch("rate-limited");
+            self.metrics.missed("rate-limited", wanted);
             return None;
         }
         let prior = self.tree.last_hash(matched.node);
@@ -111,7 +115,8 @@ impl Controller {
         let begun = Instant::now();
         // What a worker that is bound at each step can take at most, so that one that is stuck is noticed.
         let batches = u32::try_from(wanted.div_ceil(BATCH_PAGES) * 2 + 4).unwrap_or(u32::MAX);
-        let ranks = Duration::from_millis(self.config.rank_timeout_ms * 4);
+        let ranks = Duration::from_millis(self.config.rank_timeout_ms.saturating_mul(4));
+        let longest = link.timeout.saturating_mul(batches).saturating_add(ranks);
         let prefetch = Prefetch {
             request: name.to_owned(),
             space: request.space().clone(),
@@ -120,18 +125,22 @@ impl Controller {
             wanted,
             found: 0,
             begun,
-            deadline: begun + link.timeout.saturating_mul(batches) + ranks,
+            deadline: later(begun, longest),
             progress: Arc::new(Progress::new()),
             phase: Phase::Asking,
             tokens,
         };
         let rest = prefetch.tokens[skip * page_tokens.get()..].to_vec();
-        let job = self.prefetch_job(id, &prefetch, "hits")?;
+        let job = self.prefetch_job(id, &prefetch, "hits");
+        let queued = job.map(|job| self.storage.read(id, job.query(rest, page_tokens, prior)));
+        if let None | Some(Err(_)) = queued {
+            self.metrics.prefetch("unavailable");
+            self.metrics.missed("unavailable", wanted);
+            self.unlock(prefetch.base, &[Tier::Host]);
+            return None;
+        }
         self.storage.prefetching_pages += wanted;
         self.storage.prefetches.insert(id, prefetch);
-        if let Some(runtime) = &self.storage.runtime {
-            runtime.spawn(job.query(rest, page_tokens, prior));
-        }
         Some(PrefetchId(id))
     }
 
@@ -182,7 +191,7 @@ impl Controller {
             && !prefetch.has_ended()
         {
             let timeout = Duration::from_millis(self.config.rank_timeout_ms);
-            let until = Instant::now() + timeout;
+            let until = later(Instant::now(), timeout);
             let (progress, request) = (Arc::clone(&prefetch.progress), prefetch.request.clone());
             let (complete, first) = progress.terminate();
             let alone = self.storage.group.ranks() == 1;
@@ -221,15 +230,17 @@ impl Controller {
             }
             ended += 1;
         }
+        let stuck = self.storage.take_stuck(now);
         let late = |(id, prefetch): (&u64, &Prefetch)| {
-            (!prefetch.has_ended() && now >= prefetch.deadline).then_some(*id)
+            let over = now >= prefetch.deadline || stuck.contains(id);
+            (!prefetch.has_ended() && over).then_some(*id)
         };
         for id in self.storage.prefetches.iter().filter_map(late).collect::<Vec<_>>() {
             let complete = self.storage.prefetches.get(&id).map_or(0, |it| it.progress.terminate().0);
             let agreed = if self.storage.group.ranks() == 1 { complete } else { 0 };
             self.prefetch_ended(id, agreed, "stuck");
         }
-        ended + self.poll_backups(now)
+        ended + self.poll_backups(now, &stuck)
     }
 
     /// It is known how much there is: memory is taken for it, or it is revoked.
@@ -241,8 +252,9 @@ impl Controller {
         prefetch.found = hashes.len();
         let Some(prefetch) = self.storage.prefetches.get(&id) else { return };
         let job = self.prefetch_job(id, prefetch, "pages");
+        self.metrics.missed("not-stored", prefetch.wanted - hashes.len());
         if hashes.len() < self.config.threshold_pages() {
-            self.metrics.missed("storage", prefetch.wanted - hashes.len());
+            self.metrics.missed("below-threshold", hashes.len());
             return self.prefetch_ended(id, 0, "revoked");
         }
         if prefetch.progress.is_terminated() {
@@ -253,6 +265,7 @@ impl Controller {
         let room =
             (self.host.free_pages() + self.evict_host(most.saturating_sub(self.host.free_pages()))).min(most);
         hashes.truncate(room);
+        self.metrics.missed("no-space", most - room);
         let pages = match self.allocate_host(hashes.len()) {
             Some(pages) if hashes.len() >= self.config.threshold_pages() => pages,
             pages => {
@@ -272,14 +285,13 @@ impl Controller {
             Ok((PageKey::kv(hash), memory))
         });
         let memory: Result<Vec<_>> = memory.collect();
-        match (memory, job, &self.storage.runtime) {
-            (Ok(memory), Some(job), Some(runtime)) => {
-                runtime.spawn(job.transfer(memory));
-                if let Some(prefetch) = self.storage.prefetches.get_mut(&id) {
-                    prefetch.phase = Phase::Loading { pages, hashes };
-                }
-            }
-            (_, job, _) => {
+        let queued = match (memory, &job) {
+            (Ok(memory), Some(job)) => self.storage.read(id, job.clone().transfer(memory)).is_ok(),
+            _ => false,
+        };
+        match self.storage.prefetches.get_mut(&id) {
+            Some(prefetch) if queued => prefetch.phase = Phase::Loading { pages, hashes },
+            _ => {
                 let result = self.host.free(&pages);
                 self.must(result);
                 self.prefetch_without_pages(id, job);
@@ -290,11 +302,11 @@ impl Controller {
     /// There is no memory for it. With other ranks, these must not wait: the worker tells them.
     fn prefetch_without_pages(&mut self, id: u64, job: Option<PrefetchJob>) {
         self.metrics.prefetch("no-space");
-        match (job, &self.storage.runtime) {
-            (Some(job), Some(runtime)) if self.storage.group.ranks() > 1 => {
-                runtime.spawn(job.transfer(Vec::new()));
-            }
-            _ => self.prefetch_ended(id, 0, "revoked"),
+        let told = job
+            .filter(|job| job.group.ranks() > 1)
+            .is_some_and(|job| self.storage.read(id, job.transfer(Vec::new())).is_ok());
+        if !told {
+            self.prefetch_ended(id, 0, "revoked");
         }
     }
 
@@ -305,6 +317,7 @@ impl Controller {
             return;
         }
         prefetch.progress.terminate();
+        let tokens = std::mem::take(&mut prefetch.tokens);
         self.storage.prefetching_pages -= prefetch.wanted;
         let (held, hashes) = match std::mem::replace(&mut prefetch.phase, Phase::Ended { pages: 0 }) {
             Phase::Loading { pages, hashes } => (pages, hashes),
@@ -312,14 +325,11 @@ impl Controller {
         };
         let complete = usize::try_from(pages).unwrap_or(usize::MAX).min(held.len());
         let (whole, rest) = held.split_at(complete);
+        self.metrics.hits("storage", whole.len());
+        self.metrics.missed("incomplete", rest.len());
         let base = prefetch.base;
-        let inserted = self.tree.insert_host(
-            &prefetch.space,
-            &prefetch.tokens,
-            prefetch.skip,
-            whole,
-            &hashes[..complete],
-        );
+        let inserted =
+            self.tree.insert_host(&prefetch.space, &tokens, prefetch.skip, whole, &hashes[..complete]);
         prefetch.phase = Phase::Ended { pages: inserted.taken.len() + inserted.synced.len() };
         let taken: Vec<_> = inserted.taken.iter().chain(&inserted.synced).copied().collect();
         let result = self.host.change(&taken, HostState::Backup);

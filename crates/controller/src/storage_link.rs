@@ -1,25 +1,25 @@
 //! A storage that is attached: calls to it with a bound on each wait, behind a breaker, and safe from its panics.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hicache_core::{
     Error, ErrorKind, Outcome, PageBatch, PageKey, PageRequest, Registration, Result, Storage, StoreOptions,
     Transfer,
 };
-use tokio::sync::Semaphore;
 
-use crate::breaker::Breaker;
+use crate::breaker::{Admitted, Breaker};
 use crate::config::ControllerConfig;
 use crate::host_pool::HostPool;
 use crate::metrics::Metrics;
 use crate::staging::{HostMemory, Staging, gather, scatter};
+use crate::sync::{later, lock};
+use crate::workers::caught;
 
 /// Pages of one call to storage, as SGLang has it.
 pub(crate) const BATCH_PAGES: usize = 128;
-/// Prefetches that are with storage at once, and backups.
-const CONCURRENT: usize = 2;
 
 /// What the workers know of a storage.
 #[derive(Debug)]
@@ -27,10 +27,12 @@ pub(crate) struct StorageLink {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) known: Vec<Registration>,
     staging: Option<Staging>,
-    pub(crate) reading: Breaker,
-    pub(crate) writing: Breaker,
-    pub(crate) prefetch_turns: Semaphore,
-    pub(crate) backup_turns: Semaphore,
+    /// Apart from reading: an index in memory answers also when the medium does not.
+    asking: Breaker,
+    reading: Breaker,
+    writing: Breaker,
+    /// Calls that have not returned: since when, and whether they read. By operation, which makes one at a time.
+    calls: Mutex<HashMap<u64, (Instant, bool)>>,
     pub(crate) timeout: Duration,
     pub(crate) metrics: Arc<Metrics>,
     page_bytes: usize,
@@ -54,20 +56,20 @@ impl StorageLink {
             storage,
             known,
             staging,
+            asking: Breaker::new("asking", config.breaker_failures, backoff),
             reading: Breaker::new("reading", config.breaker_failures, backoff),
             writing: Breaker::new("writing", config.breaker_failures, backoff),
-            prefetch_turns: Semaphore::new(CONCURRENT),
-            backup_turns: Semaphore::new(CONCURRENT),
+            calls: Mutex::default(),
             timeout: Duration::from_millis(config.storage_timeout_ms),
             metrics,
             page_bytes,
         })
     }
 
-    fn note(&self, breaker: &Breaker, direction: &'static str, failure: Option<bool>) {
+    fn note(&self, admitted: Admitted<'_>, direction: &'static str, failure: Option<bool>) {
         match failure {
-            None => breaker.worked(),
-            Some(lost) if breaker.failed(lost) => {
+            None => admitted.worked(),
+            Some(lost) if admitted.failed(lost) => {
                 tracing::warn!(direction, "storage is cut off");
                 self.metrics.breaker_opened(direction);
             }
@@ -75,28 +77,66 @@ impl StorageLink {
         }
     }
 
+    /// Whether storage is cut off now: for reading, for writing.
+    pub(crate) fn is_cut_off(&self) -> (bool, bool) {
+        (self.asking.is_open() || self.reading.is_open(), self.writing.is_open())
+    }
+
+    /// A call that blocks its thread is not ended by a timeout: after twice that time it is given up from outside.
+    fn patience(&self) -> Duration {
+        self.timeout.saturating_mul(2)
+    }
+
+    fn enter(&self, operation: u64, load: bool) -> InCall<'_> {
+        lock(&self.calls).insert(operation, (Instant::now(), load));
+        InCall(self, operation)
+    }
+
+    /// Takes the calls that have blocked for too long: the operation, and whether it reads. Their direction is cut off.
+    pub(crate) fn take_stuck(&self, now: Instant) -> Vec<(u64, bool)> {
+        let mut calls = lock(&self.calls);
+        let stuck = calls.extract_if(|_, (since, _)| later(*since, self.patience()) <= now);
+        let stuck: Vec<_> = stuck.map(|(operation, (_, load))| (operation, load)).collect();
+        drop(calls);
+        for (_, load) in &stuck {
+            let (breaker, direction) = match load {
+                true => (&self.reading, "reading"),
+                false => (&self.writing, "writing"),
+            };
+            if let Ok(admitted) = breaker.admit() {
+                self.note(admitted, direction, Some(true));
+            }
+        }
+        stuck
+    }
+
+    /// When a call that is under way has blocked for too long.
+    pub(crate) fn next_stuck(&self) -> Option<Instant> {
+        lock(&self.calls).values().map(|(since, _)| later(*since, self.patience())).min()
+    }
+
     /// How many keys from the start are there.
-    pub(crate) async fn hits(&self, keys: Vec<PageKey>) -> Result<usize> {
-        self.reading.admit()?;
+    pub(crate) async fn hits(&self, operation: u64, keys: Vec<PageKey>) -> Result<usize> {
+        self.reading.check(false)?;
+        let admitted = self.asking.admit()?;
         let begun = Instant::now();
         let wanted = keys.len();
         let storage = Arc::clone(&self.storage);
-        // A task of its own: it may panic, and it may never end.
-        let task = tokio::spawn(async move { storage.exists_prefix(&keys).await });
-        let abort = task.abort_handle();
-        let result = match tokio::time::timeout(self.timeout, task).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => {
+        let asked = caught(async move { storage.exists_prefix(&keys).await });
+        let call = self.enter(operation, true);
+        let result = match tokio::time::timeout(self.timeout, asked).await {
+            Ok(Some(result)) => result,
+            Ok(None) => {
                 self.metrics.worker_failed();
                 Err(Error::new(ErrorKind::Unexpected, "the storage panicked").with_operation("exists"))
             }
             Err(_) => {
-                abort.abort();
                 Err(Error::new(ErrorKind::Timeout, "the storage did not answer").with_operation("exists"))
             }
         };
+        drop(call);
         let lost = |error: &Error| error.kind() == ErrorKind::Timeout;
-        self.note(&self.reading, "reading", result.as_ref().err().map(lost));
+        self.note(admitted, "asking", result.as_ref().err().map(lost));
         if let Ok(hits) = result {
             self.metrics.moved("exists", hits, 0, begun.elapsed());
         }
@@ -106,21 +146,24 @@ impl StorageLink {
     /// Stores a batch: what became of each page, and the memory of those that came back.
     pub(crate) async fn store(
         &self,
+        operation: u64,
         pages: Vec<(PageKey, HostMemory)>,
     ) -> Vec<(PageKey, Result<()>, Option<HostMemory>)> {
-        self.batch(pages, false).await
+        self.batch(operation, pages, false).await
     }
 
     /// Loads a batch, as [`StorageLink::store`] stores one.
     pub(crate) async fn load(
         &self,
+        operation: u64,
         pages: Vec<(PageKey, HostMemory)>,
     ) -> Vec<(PageKey, Result<()>, Option<HostMemory>)> {
-        self.batch(pages, true).await
+        self.batch(operation, pages, true).await
     }
 
     async fn batch(
         &self,
+        id: u64,
         pages: Vec<(PageKey, HostMemory)>,
         load: bool,
     ) -> Vec<(PageKey, Result<()>, Option<HostMemory>)> {
@@ -128,14 +171,25 @@ impl StorageLink {
             true => (&self.reading, "reading", "prefetch"),
             false => (&self.writing, "writing", "backup"),
         };
-        if let Err(error) = breaker.admit() {
+        let refuse = |error: Error, pages: Vec<(PageKey, HostMemory)>| {
             self.metrics.failed(operation, error.kind().as_str(), pages.len());
-            return pages.into_iter().map(|(key, page)| (key, Err(error.clone()), Some(page))).collect();
-        }
+            pages.into_iter().map(|(key, page)| (key, Err(error.clone()), Some(page))).collect()
+        };
+        let admitted = match breaker.admit() {
+            Ok(admitted) => admitted,
+            Err(error) => return refuse(error, pages),
+        };
         let begun = Instant::now();
         let _room = match &self.staging {
-            Some(staging) => staging.room(pages.len()).await,
             None => None,
+            Some(staging) => match tokio::time::timeout(self.timeout, staging.room(pages.len())).await {
+                Ok(room) => room,
+                // Calls that don't return have all of it.
+                Err(_) => {
+                    self.note(admitted, direction, Some(false));
+                    return refuse(Error::new(ErrorKind::Busy, "there is no memory for copies"), pages);
+                }
+            },
         };
         let mut parts = Vec::with_capacity(pages.len());
         let mut requests = Vec::with_capacity(pages.len());
@@ -151,7 +205,9 @@ impl StorageLink {
                 Err((error, page)) => done.push((key, Err(error), Some(page))),
             }
         }
+        let call = self.enter(id, load);
         let answer = self.call(requests, load).await;
+        drop(call);
         let mut lost = answer.is_err();
         let answer = answer.unwrap_or_else(|error| PageBatch {
             outcomes: parts.iter().map(|_| Outcome::Failed(error.clone())).collect(),
@@ -183,7 +239,7 @@ impl StorageLink {
             !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Config | ErrorKind::NoSpace)
         };
         let broken = good == 0 && done.iter().any(|(_, result, _)| result.as_ref().is_err_and(medium));
-        self.note(breaker, direction, (broken || lost && good == 0).then_some(lost));
+        self.note(admitted, direction, (broken || lost && good == 0).then_some(lost));
         self.metrics.moved(operation, good, self.page_bytes, begun.elapsed());
         done
     }
@@ -224,6 +280,11 @@ impl StorageLink {
             Outcome::Absent => Err(Error::new(ErrorKind::Corrupt, "the page is not there any more")),
             Outcome::Failed(error) => Err(error),
         };
+        if load && result.is_ok() && memory.is_none() {
+            // Storage may still write into it.
+            result =
+                Err(Error::new(ErrorKind::Abandoned, "the storage kept the memory of a page that it loaded"));
+        }
         let Some((slot, page)) = copy else { return (result, memory.map(HostMemory::Direct)) };
         let HostMemory::Copied(mut leases) = page else { return (result, None) };
         if let (true, Some(memory), true) = (load, &memory, result.is_ok()) {
@@ -254,5 +315,14 @@ impl StorageLink {
                 format!("the storage did not answer within {} ms", self.timeout.as_millis()),
             )
         })
+    }
+}
+
+/// A call that has not returned.
+struct InCall<'a>(&'a StorageLink, u64);
+
+impl Drop for InCall<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.calls).remove(&self.1);
     }
 }

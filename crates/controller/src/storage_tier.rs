@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use hicache_core::{Error, ErrorKind, Result};
+use hicache_core::{Error, Result};
 use hicache_hashing::{Digest, text_key_digest};
-use tokio::runtime::Runtime;
 
 use crate::backup::Backup;
 use crate::bell::Bell;
 use crate::prefetch::Prefetch;
 use crate::ranks::{RankGroup, SingleRank, Topic};
 use crate::storage_link::StorageLink;
+use crate::workers::{Job, Workers, once};
+
+/// Prefetches that are with storage at once, and backups.
+const CONCURRENT: usize = 2;
 
 /// What workers report.
 #[derive(Debug)]
@@ -31,7 +34,8 @@ pub(crate) enum StorageEvent {
 pub(crate) struct StorageTier {
     pub(crate) link: Option<Arc<StorageLink>>,
     pub(crate) group: Arc<dyn RankGroup>,
-    pub(crate) runtime: Option<Runtime>,
+    /// Threads that read, and threads that write.
+    pub(crate) workers: Option<(Workers, Workers)>,
     pub(crate) events: Receiver<StorageEvent>,
     pub(crate) report: Reporter,
     pub(crate) prefetches: HashMap<u64, Prefetch>,
@@ -63,7 +67,7 @@ impl StorageTier {
         Self {
             link: None,
             group: Arc::new(SingleRank),
-            runtime: None,
+            workers: None,
             events,
             report: Reporter { events: sender, bell },
             prefetches: HashMap::new(),
@@ -81,22 +85,42 @@ impl StorageTier {
 
     /// Starts the threads, once.
     pub(crate) fn start(&mut self) -> Result<()> {
-        if self.runtime.is_none() {
-            let built = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .thread_name("hicache-storage")
-                .enable_time()
-                .build();
-            self.runtime = Some(built.map_err(|source| {
-                Error::new(ErrorKind::Unavailable, "no threads for storage").with_source(source)
-            })?);
+        if self.workers.is_none() {
+            let reading = Workers::start("hicache-prefetch", CONCURRENT)?;
+            self.workers = Some((reading, Workers::start("hicache-backup", CONCURRENT)?));
         }
         Ok(())
     }
 
+    /// Queues a job of a prefetch.
+    ///
+    /// # Errors
+    /// `Unavailable` while too many calls don't return; the job is dropped then.
+    pub(crate) fn read(&self, id: u64, job: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+        self.workers.as_ref().map_or_else(|| Err(none()), |(reading, _)| reading.run(id, once(job)))
+    }
+
+    /// As [`StorageTier::read`], of a backup.
+    pub(crate) fn write(&self, id: u64, job: Job) -> Result<()> {
+        self.workers.as_ref().map_or_else(|| Err(none()), |(_, writing)| writing.run(id, job))
+    }
+
+    /// Replaces the threads of calls that have blocked for too long; answers their operations.
+    pub(crate) fn take_stuck(&self, now: Instant) -> Vec<u64> {
+        let stuck = self.link.as_ref().map(|link| link.take_stuck(now)).unwrap_or_default();
+        if let Some((reading, writing)) = &self.workers {
+            for (id, load) in &stuck {
+                if *load { reading } else { writing }.give_up(*id);
+            }
+        }
+        stuck.into_iter().map(|(id, _)| id).collect()
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let prefetches = self.prefetches.values().map(|prefetch| prefetch.deadline);
-        prefetches.chain(self.backups.values().map(|backup| backup.deadline)).min()
+        let open = self.prefetches.values().filter(|prefetch| !prefetch.has_ended());
+        let prefetches = open.map(|prefetch| prefetch.deadline);
+        let stuck = self.link.as_ref().and_then(|link| link.next_stuck());
+        prefetches.chain(self.backups.values().map(|backup| backup.deadline)).chain(stuck).min()
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -104,13 +128,8 @@ impl StorageTier {
     }
 }
 
-impl Drop for StorageTier {
-    fn drop(&mut self) {
-        // Never waits: what is with storage ends by itself, and its memory with it.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+fn none() -> Error {
+    Error::config("no storage is attached")
 }
 
 /// What an agreement of a request's prefetch is about.

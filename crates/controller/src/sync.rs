@@ -12,6 +12,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// `from` and `time` after it; very late where that is no time at all.
+pub(crate) fn later(from: Instant, time: Duration) -> Instant {
+    const YEARS: Duration = Duration::from_secs(100 * 365 * 86_400);
+    from.checked_add(time.min(YEARS)).unwrap_or(from)
+}
+
 /// Waits until `ready`, or for `timeout`.
 pub(crate) fn wait_for<'a, T>(
     mut guard: MutexGuard<'a, T>,
@@ -19,11 +25,9 @@ pub(crate) fn wait_for<'a, T>(
     timeout: Duration,
     mut ready: impl FnMut(&mut T) -> bool,
 ) -> MutexGuard<'a, T> {
-    // A timeout that is not a time is a long one.
-    let until = Instant::now().checked_add(timeout);
+    let until = later(Instant::now(), timeout);
     while !ready(&mut guard) {
-        let left =
-            until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
+        let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;
         }

@@ -68,6 +68,13 @@ impl Controller {
         }
     }
 
+    /// Pages that are queued to be written, or being written.
+    pub(crate) fn writing_pages(&self) -> usize {
+        let cut: usize = self.cut_writes.iter().map(|operation| operation.moves.len()).sum();
+        let flying: usize = self.writing.iter().map(|copy| copy.pages.len()).sum();
+        self.writes.pages() + cut + flying
+    }
+
     /// Hands queued writes to the device, as many as it may have at once.
     pub(crate) fn start_writing(&mut self) {
         let waker = self.waker();

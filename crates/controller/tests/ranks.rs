@@ -89,6 +89,106 @@ fn without_a_coordinator_nothing_is_agreed_and_nobody_hangs() {
 }
 
 #[test]
+fn a_rank_that_is_stopped_costs_one_wait_and_counts_again_when_it_speaks() {
+    let group = group(3);
+    assert_eq!(ask(&group, 1, &[Some(7); 3]), [Some(7); 3]);
+    // Its connection stays, and it says nothing.
+    let begun = Instant::now();
+    for topic in 2..12 {
+        assert_eq!(ask(&group, topic, &[Some(7), Some(7), None]), [Some(0), Some(0), None]);
+    }
+    assert!(begun.elapsed() < 4 * BOUND, "{:?} for ten topics", begun.elapsed());
+    assert_eq!(group[2].minimum([11; 32], 7, BOUND).unwrap(), 0);
+    assert_eq!(ask(&group, 12, &[Some(7); 3]), [Some(7); 3]);
+}
+
+#[test]
+fn ranks_that_ask_of_a_silent_coordinator_do_not_wait_for_each_other() {
+    let silent = std::net::TcpListener::bind(anywhere()).unwrap();
+    let rank: Arc<dyn RankGroup> = Arc::new(TcpRank::new(silent.local_addr().unwrap(), 1, 2).unwrap());
+    let begun = Instant::now();
+    let asking: Vec<_> = (0..8)
+        .map(|topic| {
+            let rank = Arc::clone(&rank);
+            std::thread::spawn(move || rank.minimum([topic; 32], 7, BOUND).unwrap_err().kind())
+        })
+        .collect();
+    for thread in asking {
+        assert_eq!(thread.join().unwrap(), ErrorKind::Timeout);
+    }
+    assert!(begun.elapsed() < 4 * BOUND, "{:?}", begun.elapsed());
+    // It was waited for once; before it is heard of again it is not given so long.
+    let begun = Instant::now();
+    for topic in 8..13 {
+        assert_eq!(rank.minimum([topic; 32], 7, BOUND).unwrap_err().kind(), ErrorKind::Timeout);
+    }
+    assert!(begun.elapsed() < 3 * BOUND, "{:?}", begun.elapsed());
+}
+
+/// Says who it is, as rank 1 of 2.
+fn stranger(address: SocketAddr) -> std::net::TcpStream {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let mut hello = b"hicache1".to_vec();
+    hello.extend([1, 0, 0, 0, 2, 0, 0, 0]);
+    std::io::Write::write_all(&mut stream, &hello).unwrap();
+    stream
+}
+
+#[test]
+fn a_rank_that_takes_no_answers_holds_up_nobody() {
+    let coordinator = TcpCoordinator::listen(anywhere(), 2, BOUND).unwrap();
+    let mut stream = stranger(coordinator.address());
+    stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert_eq!(coordinator.minimum([0; 32], 7, Duration::ZERO).unwrap_err().kind(), ErrorKind::Timeout);
+    // The same topic again and again, once it is decided: each time it is answered, and no answer is read.
+    let begun = Instant::now();
+    let mut frame = [0_u8; 40];
+    frame[32] = 7;
+    let mut asked = 0;
+    while asked < 400_000 && std::io::Write::write_all(&mut stream, &frame).is_ok() {
+        asked += 1;
+    }
+    assert!(asked < 400_000, "it was not cut off");
+    for topic in 1..20 {
+        let begun = Instant::now();
+        let _ = coordinator.minimum([topic; 32], 7, BOUND);
+        assert!(begun.elapsed() < 2 * BOUND, "{:?}", begun.elapsed());
+    }
+    assert!(begun.elapsed() < LONG, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn an_answer_that_was_lost_with_its_connection_is_asked_for_again() {
+    let coordinator = Arc::new(TcpCoordinator::listen(anywhere(), 2, BOUND).unwrap());
+    let address = coordinator.address();
+    let between = std::net::TcpListener::bind(anywhere()).unwrap();
+    let rank = TcpRank::new(between.local_addr().unwrap(), 1, 2).unwrap();
+    // The first connection ends when its value has come through; the second lasts.
+    let relay = std::thread::spawn(move || {
+        let (mut rank, _) = between.accept().unwrap();
+        let mut ours = std::net::TcpStream::connect(address).unwrap();
+        let mut bytes = [0; 56];
+        std::io::Read::read_exact(&mut rank, &mut bytes).unwrap();
+        std::io::Write::write_all(&mut ours, &bytes).unwrap();
+        let mut answer = [0; 40];
+        std::io::Read::read_exact(&mut ours, &mut answer).unwrap();
+        drop((rank, ours));
+        let (mut rank, _) = between.accept().unwrap();
+        let mut ours = std::net::TcpStream::connect(address).unwrap();
+        std::io::Read::read_exact(&mut rank, &mut bytes).unwrap();
+        std::io::Write::write_all(&mut ours, &bytes).unwrap();
+        std::io::Read::read_exact(&mut ours, &mut answer).unwrap();
+        std::io::Write::write_all(&mut rank, &answer).unwrap();
+        rank
+    });
+    let other = Arc::clone(&coordinator);
+    let first = std::thread::spawn(move || other.minimum([1; 32], 5, BOUND).unwrap());
+    assert_eq!(rank.minimum([1; 32], 7, 2 * BOUND).unwrap(), 5, "both use what was decided");
+    assert_eq!(first.join().unwrap(), 5);
+    drop(relay.join().unwrap());
+}
+
+#[test]
 fn strangers_are_turned_away() {
     let coordinator = TcpCoordinator::listen(anywhere(), 2, BOUND).unwrap();
     let other_size = TcpRank::new(coordinator.address(), 1, 3).unwrap();

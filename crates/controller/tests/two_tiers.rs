@@ -2,13 +2,13 @@
 
 mod fixture;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fixture::{Engine, LONG, SHAPE, Served, config, prompt};
 use hicache_controller::{
     HostState, IoBackend, LayerWait, Layout, Operation, PageShape, PromptSpace, WritePolicy,
 };
-use hicache_core::DeviceFault;
+use hicache_core::{DeviceFault, ErrorKind};
 
 fn served(device: usize, host: usize, computed: usize) -> Option<Served> {
     Some(Served { device, host, storage: 0, computed })
@@ -69,7 +69,7 @@ fn what_is_used_is_not_evicted() {
     let request = engine.controller.begin(PromptSpace::default(), prompt(&[1, 2, 3]));
     assert_eq!(request.matched().device_pages.len(), 3);
     assert!(engine.serve(&[11, 12]).is_none(), "there is room for one page only");
-    assert_eq!(engine.controller.allocate(2).unwrap_err().kind(), hicache_core::ErrorKind::NoSpace);
+    assert_eq!(engine.controller.allocate(2).unwrap_err().kind(), ErrorKind::NoSpace);
     assert!(engine.controller.is_whole(&request));
     for (page, key) in request.matched().device_pages.iter().zip(fixture::keys(&prompt(&[1, 2, 3]))) {
         engine.check(*page, &key);
@@ -197,6 +197,9 @@ fn a_write_that_fails_keeps_the_pages_before_it() {
     engine.device.set_faults(|_| Some(DeviceFault::FailPage { page: 2, step: 0 }));
     engine.serve(&[1, 2, 3, 4]).unwrap();
     assert_eq!(engine.rest().tree.host_pages, 2);
+    let told: Vec<_> =
+        engine.controller.take_acknowledged().iter().map(|ack| (ack.operation, ack.pages)).collect();
+    assert_eq!(told, [(Operation::Write, (4, 2))]);
     engine.device.clear_faults();
     // The next use tries the rest again.
     engine.serve(&[1, 2, 3, 4]).unwrap();
@@ -239,6 +242,92 @@ fn many_writes_are_merged_and_cut() {
     let batches: Vec<usize> = batches.try_iter().collect();
     assert_eq!(batches.iter().sum::<usize>(), 15);
     assert!(batches.iter().all(|&pages| pages <= 4) && batches.len() < 7, "{batches:?}");
+}
+
+#[test]
+fn write_back_makes_room_without_blocking_within_a_bound_and_evicts_no_more_than_needed() {
+    let mut config = config(8, 24);
+    (config.write_policy, config.device_timeout_ms) = (WritePolicy::WriteBack, 600);
+    let mut engine = Engine::new(config);
+    engine.serve(&[1, 2, 3, 4]).unwrap();
+    engine.serve(&[11, 12, 13, 14]).unwrap();
+    let delay = Duration::from_millis(250);
+    engine.device.set_faults(move |_| Some(DeviceFault::LateStart(delay)));
+    let begun = Instant::now();
+    for _ in 0..5 {
+        let error = engine.controller.try_allocate(2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Busy, "{error}");
+        engine.controller.poll();
+    }
+    assert!(begun.elapsed() < delay / 2, "{:?}", begun.elapsed());
+    let pages = engine.controller.allocate(2).unwrap();
+    let account = engine.account();
+    assert_eq!((account.tree.device_pages, account.tree.host_pages), (6, 2), "only what was needed");
+    engine.controller.give_back(&pages).unwrap();
+    // Copies that are never answered: it waits for as long as the device may take, and no longer.
+    engine.device.set_faults(|_| Some(DeviceFault::Swallowed));
+    let begun = Instant::now();
+    assert!(engine.controller.allocate(8).is_err());
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert_eq!(engine.controller.allocate(9).unwrap_err().kind(), ErrorKind::NoSpace);
+    engine.device.clear_faults();
+    assert!(engine.controller.drain(LONG));
+    engine.device.release_lost();
+    engine.controller.poll();
+    engine.rest();
+}
+
+#[test]
+fn what_a_request_ends_with_must_be_its_own() {
+    let mut engine = Engine::new(config(8, 16));
+    engine.serve(&[1, 2]).unwrap();
+    engine.controller.drain(LONG);
+    // Other tokens for the pages that were matched.
+    let request = engine.controller.begin(PromptSpace::default(), prompt(&[1, 2]));
+    let error = engine.controller.finish(request, &prompt(&[1, 9]), &[]).unwrap_err().to_string();
+    assert!(error.contains("first 8 tokens"), "{error}");
+    // One page for two.
+    let page = engine.controller.allocate(1).unwrap()[0];
+    let request = engine.controller.begin(PromptSpace::default(), prompt(&[3, 4]));
+    let error = engine.controller.finish(request, &prompt(&[3, 4]), &[page, page]).unwrap_err().to_string();
+    assert!(error.contains("given twice"), "{error}");
+    assert_eq!(engine.account().held_device_pages, 1, "still the caller's");
+    engine.controller.give_back(&[page]).unwrap();
+    assert_eq!(engine.serve(&[1, 2]), served(2, 0, 0));
+    engine.rest();
+    // A request of another controller.
+    let mut other = Engine::new(config(8, 16));
+    let mut request = engine.controller.begin(PromptSpace::default(), prompt(&[1, 2]));
+    assert_eq!(other.controller.load_back(&mut request).unwrap_err().kind(), ErrorKind::Config);
+    assert!(other.controller.prefetch("a", &request).is_none() && !other.controller.is_whole(&request));
+    other.controller.look_again(&mut request);
+    assert_eq!(request.matched().device_pages.len(), 2);
+    engine.controller.cancel(request);
+    let request = engine.controller.begin(PromptSpace::default(), prompt(&[1, 2]));
+    assert!(other.controller.finish(request, &prompt(&[1, 2]), &[]).is_err());
+    other.rest();
+}
+
+#[test]
+fn spaces_that_users_make_up_leave_nothing_behind() {
+    let mut engine = Engine::new(config(8, 16));
+    engine.serve(&[1, 2]).unwrap();
+    for user in 0..100 {
+        let space = PromptSpace { extra_key: None, salt: Some(format!("user {user}")) };
+        let request = engine.controller.begin(space, prompt(&[1, 2]));
+        if user % 2 == 0 {
+            engine.controller.cancel(request);
+        } else {
+            let pages = engine.controller.allocate(2).unwrap();
+            engine.controller.finish(request, &prompt(&[1, 2]), &pages).unwrap();
+            engine.controller.drain(LONG);
+        }
+    }
+    let nodes = engine.rest().tree.nodes;
+    assert!(engine.controller.tree().spaces() <= nodes, "{nodes} nodes");
+    engine.controller.evict_device(8);
+    engine.controller.evict_host(16);
+    assert_eq!((engine.rest().tree.nodes, engine.controller.tree().spaces()), (0, 0));
 }
 
 #[test]

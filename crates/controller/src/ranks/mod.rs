@@ -18,7 +18,7 @@ pub type Topic = Digest;
 /// A group of ranks, seen from one of them.
 ///
 /// # Contract
-/// Whatever other ranks do, [`RankGroup::minimum`] returns within about its timeout. If a rank fails, lags behind or
+/// Whatever other ranks do, [`RankGroup::minimum`] returns within its timeout, but for what threads take to wake up. If a rank fails, lags behind or
 /// does not ask, the answer is 0 or an error, which callers take for 0: fewer pages are used, and nobody waits.
 pub trait RankGroup: Send + Sync + fmt::Debug + 'static {
     /// This rank, from 0.
@@ -56,7 +56,17 @@ impl RankGroup for SingleRank {
 
 /// What ranks say to the coordinator: first who they are, then values.
 mod frame {
+    use std::net::TcpStream;
+
+    use rustix::net::SendFlags;
+
     use super::Topic;
+
+    /// Sends without waiting. False if the other side does not take it: it is of no use any more then.
+    pub(super) fn send(stream: &TcpStream, frame: &[u8; VALUE_BYTES]) -> bool {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::send(stream, frame, flags).is_ok_and(|sent| sent == VALUE_BYTES)
+    }
 
     pub(super) const GREETING: [u8; 8] = *b"hicache1";
     /// Greeting, rank, ranks.

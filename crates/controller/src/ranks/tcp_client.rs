@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result};
 
-use super::frame::{VALUE_BYTES, hello, read_value, value};
+use super::frame::{VALUE_BYTES, hello, read_value, send, value};
 use super::{RankGroup, Topic};
-use crate::sync::{lock, wait_for};
+use crate::sync::{later, lock, wait_for};
 
 /// After a connection could not be made it is not tried again for so long; values are not agreed on meanwhile.
 const RETRY: Duration = Duration::from_millis(100);
+/// A coordinator that has not answered in time is waited for only so long before it is heard of again.
+const SILENT: Duration = Duration::from_millis(20);
 
 /// A rank other than 0 of a group of processes on one host. It connects when it is first asked, and again whenever
-/// the connection was lost.
+/// the connection was lost. What was asked when that happened is asked once more: the coordinator keeps its decisions.
 #[derive(Debug)]
 pub struct TcpRank {
     rank: usize,
@@ -34,9 +36,13 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     stream: Option<TcpStream>,
+    /// Somebody connects, without the lock: the others wait, each as long as it may.
+    connecting: bool,
     /// Raised with each connection: the reader of an earlier one must not end a later one.
     connection: u64,
     not_before: Option<Instant>,
+    /// It was waited for in vain, and has said nothing since.
+    silent: bool,
     /// Topics that are waited for, and their answers.
     waited: HashMap<Topic, Option<u64>>,
 }
@@ -56,17 +62,6 @@ impl TcpRank {
         Ok(Self { rank, ranks, address, shared: Arc::default() })
     }
 
-    fn send(&self, state: &mut State, topic: &Topic, given: u64, timeout: Duration) -> Result<()> {
-        if state.stream.is_none() {
-            self.connect(state, timeout)?;
-        }
-        let Some(stream) = &mut state.stream else { return Err(self.unavailable()) };
-        stream.write_all(&value(topic, given)).map_err(|source| {
-            state.stream = None;
-            self.unavailable().with_source(source)
-        })
-    }
-
     fn unavailable(&self) -> Error {
         Error::new(
             ErrorKind::Unavailable,
@@ -74,30 +69,90 @@ impl TcpRank {
         )
     }
 
-    fn connect(&self, state: &mut State, timeout: Duration) -> Result<()> {
-        let now = Instant::now();
-        if state.not_before.is_some_and(|then| now < then) {
+    fn late(timeout: Duration) -> Error {
+        let text = format!("the ranks did not agree within {} ms", timeout.as_millis());
+        Error::new(ErrorKind::Timeout, text)
+    }
+
+    /// The state with a connection, which is made if there is none, until then.
+    fn connected(&self, until: Instant, timeout: Duration) -> Result<MutexGuard<'_, State>> {
+        let left = || until.saturating_duration_since(Instant::now());
+        let mut state = lock(&self.shared.state);
+        if state.connecting {
+            state = wait_for(state, &self.shared.changed, left(), |state: &mut State| !state.connecting);
+        }
+        if state.stream.is_some() {
+            return Ok(state);
+        }
+        if state.connecting || left().is_zero() {
+            return Err(Self::late(timeout));
+        }
+        if state.not_before.is_some_and(|then| Instant::now() < then) {
             return Err(self.unavailable());
         }
-        state.not_before = Some(now + RETRY);
-        let open = || {
-            let mut stream = TcpStream::connect_timeout(&self.address, timeout)?;
-            stream.set_nodelay(true)?;
-            stream.set_write_timeout(Some(timeout))?;
-            stream.write_all(&hello(self.rank, self.ranks))?;
-            let reader = stream.try_clone()?;
-            Ok((stream, reader))
+        state.connecting = true;
+        drop(state);
+        let opened = self.open(left());
+        let mut state = lock(&self.shared.state);
+        state.connecting = false;
+        self.shared.changed.notify_all();
+        let begun = opened.and_then(|(stream, reader)| {
+            state.connection += 1;
+            let (shared, connection) = (Arc::clone(&self.shared), state.connection);
+            let read = move || read(reader, &shared, connection);
+            std::thread::Builder::new().name("hicache-rank".to_owned()).spawn(read)?;
+            Ok(stream)
+        });
+        match begun {
+            Ok(stream) => state.stream = Some(stream),
+            Err(source) => {
+                state.not_before = Some(Instant::now() + RETRY);
+                return Err(self.unavailable().with_source(source));
+            }
+        }
+        Ok(state)
+    }
+
+    fn open(&self, timeout: Duration) -> std::io::Result<(TcpStream, TcpStream)> {
+        let mut stream = TcpStream::connect_timeout(&self.address, timeout.max(Duration::from_millis(1)))?;
+        stream.set_nodelay(true)?;
+        // Into an empty buffer: it is never waited for.
+        stream.write_all(&hello(self.rank, self.ranks))?;
+        let reader = stream.try_clone()?;
+        Ok((stream, reader))
+    }
+
+    /// Asks once. `None` if the connection was lost before the answer.
+    fn ask(&self, topic: Topic, given: u64, until: Instant, timeout: Duration) -> Result<Option<u64>> {
+        let mut state = self.connected(until, timeout)?;
+        let sent = state.stream.as_ref().is_some_and(|stream| send(stream, &value(&topic, given)));
+        if !sent {
+            // It does not read: nothing can be asked of it.
+            if let Some(stream) = state.stream.take() {
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            return Ok(None);
+        }
+        let connection = state.connection;
+        state.waited.insert(topic, None);
+        // An answer, or an end of the connection, after which none comes.
+        let over = |state: &mut State| {
+            state.waited.get(&topic).is_none_or(Option::is_some)
+                || state.stream.is_none()
+                || state.connection != connection
         };
-        let (stream, reader) =
-            open().map_err(|source: std::io::Error| self.unavailable().with_source(source))?;
-        state.connection += 1;
-        let (shared, connection) = (Arc::clone(&self.shared), state.connection);
-        std::thread::Builder::new()
-            .name("hicache-rank".to_owned())
-            .spawn(move || read(reader, &shared, connection))
-            .map_err(|source| self.unavailable().with_source(source))?;
-        state.stream = Some(stream);
-        Ok(())
+        let mut left = until.saturating_duration_since(Instant::now());
+        if state.silent {
+            left = left.min(SILENT);
+        }
+        let mut state = wait_for(state, &self.shared.changed, left, over);
+        let ended = over(&mut state);
+        state.silent |= !ended;
+        match state.waited.remove(&topic).flatten() {
+            Some(decision) => Ok(Some(decision)),
+            None if ended => Ok(None),
+            None => Err(Self::late(timeout)),
+        }
     }
 }
 
@@ -106,14 +161,18 @@ fn read(mut stream: TcpStream, shared: &Shared, connection: u64) {
     let mut frame = [0; VALUE_BYTES];
     while stream.read_exact(&mut frame).is_ok() {
         let (topic, decision) = read_value(&frame);
-        if let Some(answer) = lock(&shared.state).waited.get_mut(&topic) {
+        let mut state = lock(&shared.state);
+        state.silent = false;
+        if let Some(answer) = state.waited.get_mut(&topic) {
             *answer = Some(decision);
         }
+        drop(state);
         shared.changed.notify_all();
     }
     let mut state = lock(&shared.state);
     if state.connection == connection {
         state.stream = None;
+        state.silent = false;
     }
     drop(state);
     shared.changed.notify_all();
@@ -129,26 +188,14 @@ impl RankGroup for TcpRank {
     }
 
     fn minimum(&self, topic: Topic, value: u64, timeout: Duration) -> Result<u64> {
-        let mut state = lock(&self.shared.state);
-        self.send(&mut state, &topic, value, timeout)?;
-        let connection = state.connection;
-        state.waited.insert(topic, None);
-        // An answer, or an end of the connection, after which none comes.
-        let over = |state: &mut State| {
-            state.waited.get(&topic).is_none_or(Option::is_some)
-                || state.stream.is_none()
-                || state.connection != connection
-        };
-        let mut state = wait_for(state, &self.shared.changed, timeout, over);
-        let ended = over(&mut state);
-        match state.waited.remove(&topic).flatten() {
-            Some(decision) => Ok(decision),
-            None if ended => Err(self.unavailable()),
-            None => Err(Error::new(
-                ErrorKind::Timeout,
-                format!("the ranks did not agree within {} ms", timeout.as_millis()),
-            )),
+        let until = later(Instant::now(), timeout);
+        // The second time it may be told what was decided when the connection was lost.
+        for _ in 0..2 {
+            if let Some(decision) = self.ask(topic, value, until, timeout)? {
+                return Ok(decision);
+            }
         }
+        Err(self.unavailable())
     }
 }
 

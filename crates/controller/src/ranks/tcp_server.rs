@@ -1,24 +1,29 @@
 //! The rank that decides: it collects the values of all, and answers each with the least.
 
-use std::collections::{HashMap, VecDeque};
-use std::io::{Read, Write};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, Result};
 
-use super::frame::{HELLO_BYTES, VALUE_BYTES, read_hello, read_value, value};
+use super::frame::{HELLO_BYTES, VALUE_BYTES, read_hello, read_value, send, value};
 use super::{RankGroup, Topic};
-use crate::sync::{lock, wait_for};
+use crate::sync::{later, lock, wait_for};
 
 /// Decisions that are kept for ranks that ask late.
 const KEPT_DECISIONS: usize = 4096;
 /// How often the worker looks for ranks that knock, and for topics whose time is over.
 const TICK: Duration = Duration::from_millis(10);
-/// A rank that does not take its answers for so long is cut off.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// Topics that may be open at once; what comes on top is decided at once, for 0.
+const MOST_OPEN: usize = 4096;
+/// Who knocks has so long to say who it is, and so many may knock at once.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+const MOST_KNOCKING: usize = 64;
+/// More ranks than any host has devices.
+const MOST_RANKS: usize = 4096;
 
 /// Rank 0 of a group of processes on one host.
 #[derive(Debug)]
@@ -34,6 +39,7 @@ struct Shared {
     table: Mutex<Table>,
     decided: Condvar,
     stopped: AtomicBool,
+    knocking: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +52,8 @@ struct Table {
     connections: HashMap<usize, (u64, TcpStream)>,
     /// Ranks that were there once.
     known: Vec<usize>,
+    /// Ranks that a topic was waited for in vain. They are not waited for again before they give a value.
+    late: HashSet<usize>,
     next_connection: u64,
 }
 
@@ -58,20 +66,19 @@ struct Open {
 impl Table {
     /// Takes a value, and decides if it was the last one or if one can't come.
     fn give(&mut self, shared: &Shared, rank: usize, topic: Topic, given: u64) {
+        self.late.remove(&rank);
         if let Some(&decision) = self.decisions.get(&topic) {
             // Decided without this rank, or asked again by it.
             self.send(rank, &topic, decision);
             return;
         }
-        let until = Instant::now() + shared.timeout;
+        let full = self.open.len() >= MOST_OPEN && !self.open.contains_key(&topic);
+        let until = later(Instant::now(), shared.timeout);
         let open = self.open.entry(topic).or_insert_with(|| Open { values: HashMap::new(), until });
         open.values.insert(rank, given);
-        let all = open.values.len() >= shared.ranks;
-        let gone = self
-            .known
-            .iter()
-            .any(|rank| !self.connections.contains_key(rank) && !self.open[&topic].values.contains_key(rank));
-        if all || gone {
+        let missing = |rank: &usize| !open.values.contains_key(rank);
+        let lost = self.known.iter().any(|rank| !self.connections.contains_key(rank) && missing(rank));
+        if full || lost || open.values.len() >= shared.ranks || self.late.iter().any(missing) {
             self.decide(shared, topic);
         }
     }
@@ -95,15 +102,22 @@ impl Table {
 
     fn send(&mut self, rank: usize, topic: &Topic, decision: u64) {
         let Some((_, stream)) = self.connections.get_mut(&rank) else { return };
-        if stream.write_all(&value(topic, decision)).is_err() {
+        if !send(stream, &value(topic, decision)) {
             // Its reader notices, and takes it out.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
+    /// Decides what has waited long enough, and what waits for the same ranks.
     fn expire(&mut self, shared: &Shared) {
         let now = Instant::now();
-        let over = |(topic, open): (&Topic, &Open)| (open.until <= now).then_some(*topic);
+        for open in self.open.values().filter(|open| open.until <= now) {
+            self.late.extend((0..shared.ranks).filter(|rank| !open.values.contains_key(rank)));
+        }
+        let over = |(topic, open): (&Topic, &Open)| {
+            let late = self.late.iter().any(|rank| !open.values.contains_key(rank));
+            (open.until <= now || late).then_some(*topic)
+        };
         for topic in self.open.iter().filter_map(over).collect::<Vec<_>>() {
             self.decide(shared, topic);
         }
@@ -124,13 +138,13 @@ impl Table {
 
 impl TcpCoordinator {
     /// Listens at `address` for the other `ranks - 1` ranks. A value that has not come `timeout` after the first of its
-    /// topic is not waited for.
+    /// topic is not waited for; and a rank that was waited for in vain costs no further wait before it gives a value.
     ///
     /// # Errors
     /// `Config` for no ranks, `Unavailable` if nothing can listen there.
     pub fn listen(address: SocketAddr, ranks: usize, timeout: Duration) -> Result<Self> {
-        if ranks == 0 {
-            return Err(Error::config("ranks is 0; a group has at least 1"));
+        if ranks == 0 || ranks > MOST_RANKS {
+            return Err(Error::config(format!("ranks is {ranks}; a group has 1 to {MOST_RANKS}")));
         }
         let unavailable = |source: std::io::Error| {
             Error::new(ErrorKind::Unavailable, format!("ranks can't be coordinated at {address}"))
@@ -145,13 +159,17 @@ impl TcpCoordinator {
             table: Mutex::default(),
             decided: Condvar::new(),
             stopped: AtomicBool::new(false),
+            knocking: AtomicUsize::new(0),
         });
         let worker = Arc::clone(&shared);
         let work = move || {
             while !worker.stopped.load(Ordering::Acquire) {
                 while let Ok((stream, _)) = listener.accept() {
-                    let shared = Arc::clone(&worker);
-                    let serve = move || drop(serve(stream, &shared));
+                    if worker.knocking.load(Ordering::Acquire) >= MOST_KNOCKING {
+                        continue; // Turned away; a rank tries again.
+                    }
+                    let knock = Knock::new(&worker);
+                    let serve = move || drop(serve(stream, knock));
                     // Without a thread the rank is not served, and its values don't come.
                     let _ = std::thread::Builder::new().name("hicache-rank".to_owned()).spawn(serve);
                 }
@@ -174,12 +192,28 @@ impl TcpCoordinator {
     }
 }
 
+/// Somebody who has not said who it is.
+struct Knock(Arc<Shared>);
+
+impl Knock {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.knocking.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Knock {
+    fn drop(&mut self) {
+        self.0.knocking.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Reads the values of one rank until its connection ends.
-fn serve(mut stream: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, knock: Knock) -> std::io::Result<()> {
+    let shared = &Arc::clone(&knock.0);
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(SEND_TIMEOUT))?;
-    stream.set_read_timeout(Some(SEND_TIMEOUT))?;
+    stream.set_read_timeout(Some(HELLO_TIMEOUT))?;
     let mut hello = [0; HELLO_BYTES];
     stream.read_exact(&mut hello)?;
     let Some((rank, ranks)) = read_hello(&hello) else { return Ok(()) };
@@ -188,6 +222,7 @@ fn serve(mut stream: TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
         return stream.shutdown(Shutdown::Both);
     }
     stream.set_read_timeout(None)?;
+    drop(knock);
     let connection = {
         let mut table = lock(&shared.table);
         table.next_connection += 1;

@@ -198,13 +198,14 @@ impl Tree {
         Some(id)
     }
 
-    /// Takes a node out if it has no copy and no child, and its ancestors likewise.
+    /// Takes a node out if it has no copy and no child, and its ancestors likewise; also the root of a space that has
+    /// nothing, since spaces are made up by users.
     pub(crate) fn remove_if_gone(&mut self, id: NodeId) {
         let mut next = Some(id);
         while let Some(id) = next {
             let node = self.node(id);
             let gone = node.device.is_none() && node.host.is_none() && node.children.is_empty();
-            if node.is_root() || !gone || node.device_locks + node.host_locks > 0 {
+            if !gone || node.device_locks + node.host_locks > 0 {
                 return;
             }
             next = node.parent;
@@ -212,7 +213,9 @@ impl Tree {
             if let Some(parent) = next {
                 self.node_mut(parent).children.remove(sum);
             }
-            self.nodes[id.place()] = None;
+            if let Some(space) = self.nodes[id.place()].take().and_then(|node| node.space) {
+                self.roots.remove(&*space);
+            }
             self.vacant.push(id);
         }
     }

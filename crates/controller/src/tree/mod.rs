@@ -25,7 +25,7 @@ mod walk;
 
 use std::collections::HashMap;
 
-use hicache_hashing::{Digest, chain_seed, page_hash};
+use hicache_hashing::{Digest, page_hash};
 
 use crate::device_pool::DevicePage;
 use crate::host_pool::HostPage;
@@ -79,6 +79,11 @@ impl Tree {
             device_order: Order::default(),
             host_order: Order::default(),
         }
+    }
+
+    /// Spaces that have a root: those with pages, or with a prompt that is being worked on.
+    pub fn spaces(&self) -> usize {
+        self.roots.len()
     }
 
     /// Nodes in the tree, without roots.
@@ -135,8 +140,7 @@ impl Tree {
         if let Some(&root) = self.roots.get(space) {
             return root;
         }
-        let seed = chain_seed(space.extra_key.as_deref(), space.salt.as_deref());
-        let root = self.add(Node::root(seed));
+        let root = self.add(Node::root(space));
         self.roots.insert(space.clone(), root);
         root
     }

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use hicache_hashing::{Digest, checksum};
+use hicache_hashing::{Digest, chain_seed, checksum};
 
-use super::Tier;
+use super::{PromptSpace, Tier};
 use crate::device_pool::DevicePage;
 use crate::host_pool::HostPage;
 
@@ -35,6 +35,8 @@ pub(crate) struct Node {
     pub(crate) device: Option<Vec<DevicePage>>,
     pub(crate) host: Option<Vec<HostPage>>,
     pub(crate) hashes: Option<Vec<Digest>>,
+    /// Of a root: what it is the root of.
+    pub(super) space: Option<Box<PromptSpace>>,
     /// Of a root: what the chain of hashes starts from.
     pub(super) seed: Option<Digest>,
     /// When it was last used.
@@ -61,8 +63,9 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(super) fn root(seed: Option<Digest>) -> Self {
-        Self { seed, ..Self::new(None, Box::default(), 0) }
+    pub(super) fn root(space: &PromptSpace) -> Self {
+        let seed = chain_seed(space.extra_key.as_deref(), space.salt.as_deref());
+        Self { seed, space: Some(Box::new(space.clone())), ..Self::new(None, Box::default(), 0) }
     }
 
     pub(super) fn new(parent: Option<NodeId>, tokens: Box<[TokenId]>, used: u64) -> Self {
@@ -73,6 +76,7 @@ impl Node {
             device: None,
             host: None,
             hashes: None,
+            space: None,
             seed: None,
             used,
             device_locks: 0,

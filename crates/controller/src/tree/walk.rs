@@ -127,3 +127,47 @@ fn equal_tokens(a: &[TokenId], b: &[TokenId]) -> usize {
     let start = start.min(len);
     start + a[start..].iter().zip(&b[start..]).take_while(|(a, b)| a == b).count()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use hicache_hashing::page_hashes;
+
+    use super::*;
+    use crate::tree::Tier;
+
+    const PAGE: usize = 2;
+
+    #[test]
+    fn a_split_keeps_hashes_pages_and_locks() {
+        let mut tree = Tree::new(PAGE);
+        let space = PromptSpace::default();
+        let tokens: Vec<TokenId> = (0..8).collect();
+        let pages: Vec<DevicePage> = (0..4).map(DevicePage::new).collect();
+        let node = tree.insert(&space, &tokens, &pages).node;
+        tree.hash_path(node);
+        tree.lock(node, Tier::Device);
+        // Another prompt leaves it behind the third page.
+        let other: Vec<TokenId> = (0..6).chain([90, 91]).collect();
+        let found = tree.find(&space, &other);
+        assert_eq!(found.device_pages, pages[..3]);
+        assert!(found.device_node != node && tree.nodes() == 2);
+        let hashes = page_hashes(&tokens, NonZeroUsize::new(PAGE).unwrap(), None);
+        assert_eq!(tree.node(found.device_node).hashes.as_deref(), Some(&hashes[..3]));
+        assert_eq!(tree.node(node).hashes.as_deref(), Some(&hashes[3..]), "the rest keeps its id");
+        assert_eq!(tree.last_hash(node), hashes.last().copied());
+        assert_eq!(tree.parts(node, 4), [found.device_node, node]);
+        assert!(tree.next_to_leave(Tier::Device, 4).is_none(), "both parts are locked");
+        tree.unlock(node, Tier::Device);
+        assert_eq!(tree.next_to_leave(Tier::Device, 4), Some(node), "the tail goes first");
+        tree.audit().unwrap();
+        // Hashes of what comes below go on from there.
+        let longer: Vec<TokenId> = (0..10).collect();
+        let all: Vec<DevicePage> = (0..5).map(DevicePage::new).collect();
+        let last = tree.insert(&space, &longer, &all).node;
+        tree.hash_path(last);
+        let hashes = page_hashes(&longer, NonZeroUsize::new(PAGE).unwrap(), None);
+        assert_eq!(tree.node(last).hashes.as_deref(), Some(&hashes[4..]));
+    }
+}

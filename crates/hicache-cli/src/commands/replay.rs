@@ -170,7 +170,7 @@ async fn first_pass(
     let work = async {
         let lanes = session.lanes(&storage)?;
         let (begun, cpu_before) = (Instant::now(), cpu_time());
-        let tally = play(Play::new(workload, arguments.realtime, acknowledged), lanes).await?;
+        let tally = play(Play::new(workload, arguments.speed(), acknowledged), lanes).await?;
         let (seconds, cpu_seconds) = (begun.elapsed().as_secs_f64(), (cpu_time() - cpu_before).as_secs_f64());
         let stat = storage.stat();
         Ok(Report {

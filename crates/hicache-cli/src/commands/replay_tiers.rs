@@ -27,12 +27,6 @@ pub(super) fn run(arguments: &ReplayArguments, output: &mut Output) -> Result<Ex
 
 fn replay(arguments: &ReplayArguments) -> Result<TierReport, Failure> {
     let tiers = &arguments.tiers;
-    if arguments.concurrency != 1 {
-        return Err(Failure::bad_input(format!(
-            "--concurrency is {}; with --tiers requests are played one at a time",
-            arguments.concurrency
-        )));
-    }
     let workload = Workload::new(arguments)?;
     let pages = |percent: f64| ((workload.unique_pages as f64 * percent / 100.0).ceil() as usize).max(1);
     let sizes = TierSizes {
@@ -56,8 +50,10 @@ fn replay(arguments: &ReplayArguments) -> Result<TierReport, Failure> {
         write_policy: tiers.write_policy,
         prefetch_policy: tiers.prefetch_policy,
         compute_us: tiers.compute_us,
-        realtime: arguments.realtime,
-        most_backlog_pages: arguments.realtime.then_some(usize::MAX),
+        speed: arguments.speed(),
+        concurrency: arguments.concurrency,
+        // One after the other, each finds what the one before has stored, as the ideal does.
+        most_backlog_pages: (arguments.realtime || arguments.concurrency > 1).then_some(usize::MAX),
         timeout: TIMEOUT,
         namespace: storage.namespace().or(settings.namespace.as_ref()).cloned().unwrap_or_else(|| {
             hicache::Namespace::new("replay-tiers") // The memory backend has none.

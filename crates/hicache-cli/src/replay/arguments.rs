@@ -45,7 +45,9 @@ With --tiers and --json another object is printed:
   storage_found_pages             that storage had; hits.storage_pages were there in time
   corrupt_pages, leaked_pages, abandoned_pages, drained
   storage_bytes, loaded_bytes     brought from storage; brought to the device
-  first_token_ms                  mean: all, without_storage, device_only, no_cache
+  first_token_ms                  mean: all, without_storage, device_only, no_cache; as if no request waited for another
+  first_token_seen_ms             with --realtime: mean from arrival on by the clock, computing sped up; else null
+  concurrency, speed
   seconds, metrics                metrics as Prometheus reads them";
 
 /// Arguments of `hicache replay`.
@@ -67,7 +69,10 @@ pub(crate) struct ReplayArguments {
     /// Begin each request at its time, not as soon as there is room
     #[arg(long, help_heading = "Workload")]
     pub(crate) realtime: bool,
-    /// Requests in flight
+    /// With --realtime: so many times as fast; with --tiers computing is, too
+    #[arg(long, value_name = "FACTOR", requires = "realtime", value_parser = factor, help_heading = "Workload")]
+    pub(crate) speed: Option<f64>,
+    /// Requests in flight, at most
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = RangedU64ValueParser::<usize>::new().range(1..=1024),
         help_heading = "Workload")]
     pub(crate) concurrency: usize,
@@ -118,7 +123,7 @@ pub(crate) struct ReplayArguments {
         value_name = "FILE",
         hide_short_help = true,
         requires = "dir",
-        conflicts_with_all = ["trace", "synthetic", "seed", "requests", "realtime", "concurrency", "no_restart", "policies",
+        conflicts_with_all = ["trace", "synthetic", "seed", "requests", "realtime", "speed", "concurrency", "no_restart", "policies",
             "acknowledged"],
         help_heading = "Result"
     )]
@@ -130,7 +135,20 @@ pub(crate) struct ReplayArguments {
     pub(crate) json: bool,
 }
 
+fn factor(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    (0.001..=1e6)
+        .contains(&value)
+        .then_some(value)
+        .ok_or_else(|| format!("{text} is not from 0.001 to 1000000"))
+}
+
 impl ReplayArguments {
+    /// How many times as fast as the workload's own time it is played; `None` for as fast as it goes.
+    pub(crate) fn speed(&self) -> Option<f64> {
+        self.realtime.then(|| self.speed.unwrap_or(1.0))
+    }
+
     /// The configuration of a storage in `directories`.
     ///
     /// The namespace is the model `replay` with the page size: workloads share what they share, since their pages are

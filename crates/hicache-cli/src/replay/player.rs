@@ -17,7 +17,8 @@ use crate::progress::Progress;
 #[derive(Debug)]
 pub(crate) struct Play {
     workload: Workload,
-    realtime: bool,
+    /// How many times as fast as the workload's own time; `None` for as fast as it goes.
+    speed: Option<f64>,
     acknowledged: Option<Acknowledged>,
     progress: Progress,
     /// Index of the first request that no lane has taken.
@@ -27,10 +28,10 @@ pub(crate) struct Play {
 
 impl Play {
     /// Begins now.
-    pub(crate) fn new(workload: &Workload, realtime: bool, acknowledged: Option<Acknowledged>) -> Self {
+    pub(crate) fn new(workload: &Workload, speed: Option<f64>, acknowledged: Option<Acknowledged>) -> Self {
         let progress = Progress::new("replay", workload.pages, "pages");
         let (workload, next) = (workload.clone(), AtomicUsize::new(0));
-        Self { workload, realtime, acknowledged, progress, next, begun: Instant::now() }
+        Self { workload, speed, acknowledged, progress, next, begun: Instant::now() }
     }
 }
 
@@ -56,8 +57,9 @@ pub(crate) async fn play(play: Play, lanes: Vec<Lane>) -> Result<Tally, Failure>
 async fn serve_all(play: Arc<Play>, mut lane: Lane) -> Result<Tally, Failure> {
     let mut tally = Tally::default();
     while let Some(request) = play.workload.requests.get(play.next.fetch_add(1, Ordering::Relaxed)) {
-        if play.realtime
-            && let Some(due) = play.begun.checked_add(Duration::from_millis(request.timestamp_ms))
+        if let Some(speed) = play.speed
+            && let Ok(after) = Duration::try_from_secs_f64(request.timestamp_ms as f64 / 1e3 / speed)
+            && let Some(due) = play.begun.checked_add(after)
         {
             tokio::time::sleep_until(due).await;
         }

@@ -15,9 +15,9 @@ fn percent(text: &str) -> Result<f64, String> {
 pub struct TierArguments {
     /// Play the requests through the controller: device, host memory and storage
     ///
-    /// One request at a time. What is on the device is used, the rest is prefetched from storage, loaded layer by layer
-    /// and compared byte by byte on the device; what is missing is computed, which takes modelled time, and written
-    /// through.
+    /// What is on the device is used, the rest is prefetched from storage, loaded layer by layer and compared byte by
+    /// byte on the device; what is missing is computed, which with --realtime takes modelled time on one device, and
+    /// written through. With --concurrency several requests are worked on at once; the ideal is of one after the other.
     #[arg(long, help_heading = "Tiers", conflicts_with_all = ["acknowledged", "check_acknowledged", "policies"])]
     pub(crate) tiers: bool,
     /// Pages on the device, in percent of the different pages

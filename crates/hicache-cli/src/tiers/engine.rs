@@ -1,9 +1,11 @@
-//! What an engine does with the controller for one request.
+//! What an engine does with the controller for the requests that it works on: step by step, so that several are in
+//! flight on one thread.
 
 use std::time::{Duration, Instant};
 
 use hicache::controller::{
-    Controller, LayerWait, Layout, PageShape, PrefetchStatus, PromptSpace, Request as Prompt,
+    Controller, DevicePage, LayerWait, Layout, PageShape, PrefetchId, PrefetchStatus, PromptSpace,
+    Request as Prompt,
 };
 use hicache::{Access, Error, Result};
 use hicache_hashing::{Digest, page_hash};
@@ -11,7 +13,9 @@ use hicache_hashing::{Digest, page_hash};
 use crate::workload::{check_page, fill_page};
 
 /// Nothing takes longer unless it hangs.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
+/// So often a load that fails is tried again with what is there all the same.
+const LOADS: u64 = 3;
 
 /// What one request was served from.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,7 +29,7 @@ pub(crate) struct Served {
     pub(crate) corrupt_pages: u64,
     /// Not served by the controller: the device had no room.
     pub(crate) refused: bool,
-    /// A load failed, and its pages were computed.
+    /// Loads that failed; their pages were loaded again or computed.
     pub(crate) failed_loads: u64,
     pub(crate) prefetch_time: Duration,
     pub(crate) load_time: Duration,
@@ -38,96 +42,166 @@ pub(crate) struct TierEngine {
     scratch: Vec<u8>,
 }
 
+/// A request that is being worked on.
+pub(crate) struct Flight {
+    blocks: Vec<u64>,
+    digests: Vec<Digest>,
+    prompt: Prompt,
+    served: Served,
+    phase: Phase,
+    since: Instant,
+}
+
+enum Phase {
+    Prefetching(PrefetchId),
+    /// So many pages came from storage.
+    Prefetched(usize),
+    /// So many of them, and so many from the host.
+    Loading(usize, usize),
+    /// All that was found has arrived and is right.
+    Found,
+}
+
+/// How a request stands.
+pub(crate) enum Step {
+    /// Pages are on their way.
+    Waiting,
+    /// The device has no room now.
+    Full,
+    /// What was not found may be computed: this many pages, given out.
+    Ready(Vec<DevicePage>),
+}
+
 impl TierEngine {
     pub(crate) fn new(controller: Controller) -> Self {
         let shape = controller.config().shape;
         Self { controller, shape, scratch: vec![0; shape.page_bytes()] }
     }
 
-    /// The keys of a prompt's pages: a page has one token, the id of its block.
-    fn digests(&self, blocks: &[u64]) -> Vec<Digest> {
+    /// Begins a prompt of one page a block: a page has one token, the id of its block.
+    pub(crate) fn begin(&mut self, name: &str, blocks: &[u64]) -> Flight {
         let mut prior = None;
-        blocks.iter().map(|block| *prior.insert(page_hash(prior.as_ref(), &[*block]))).collect()
+        let digests =
+            blocks.iter().map(|block| *prior.insert(page_hash(prior.as_ref(), &[*block]))).collect();
+        let prompt = self.controller.begin(PromptSpace::default(), blocks.to_vec());
+        let phase = match self.controller.prefetch(name, &prompt) {
+            Some(id) => Phase::Prefetching(id),
+            None => Phase::Prefetched(0),
+        };
+        let (served, since) = (Served::default(), Instant::now());
+        Flight { blocks: blocks.to_vec(), digests, prompt, served, phase, since }
     }
 
-    /// Serves a prompt of one page a block.
-    pub(crate) fn serve(&mut self, name: &str, blocks: &[u64]) -> Result<Served> {
-        let digests = self.digests(blocks);
-        let mut served = Served::default();
-        let mut prompt = self.controller.begin(PromptSpace::default(), blocks.to_vec());
-        let begun = Instant::now();
-        let storage = self.prefetch(name, &mut prompt, &mut served);
-        served.prefetch_time = begun.elapsed();
-        let begun = Instant::now();
-        let loaded = self.load(&mut prompt, &mut served)?;
-        served.load_time = begun.elapsed();
-        let found = prompt.matched().device_pages.clone();
-        for (page, digest) in found.iter().zip(&digests) {
-            served.corrupt_pages += u64::from(!self.is_right(*page, digest)?);
+    /// Goes on with a request as far as that is possible now.
+    ///
+    /// # Errors
+    /// What the controller refuses.
+    pub(crate) fn advance(&mut self, flight: &mut Flight) -> Result<Step> {
+        loop {
+            match flight.phase {
+                Phase::Prefetching(id) => {
+                    let pages = match self.controller.check_prefetch(id) {
+                        PrefetchStatus::Ended { pages, found } => {
+                            flight.served.storage_found_pages = found as u64;
+                            pages
+                        }
+                        PrefetchStatus::Pending if flight.since.elapsed() >= LONG => {
+                            self.controller.terminate_prefetch(id)
+                        }
+                        PrefetchStatus::Pending => return Ok(Step::Waiting),
+                    };
+                    self.controller.look_again(&mut flight.prompt);
+                    flight.served.prefetch_time = flight.since.elapsed();
+                    flight.phase = Phase::Prefetched(pages);
+                    flight.since = Instant::now();
+                }
+                Phase::Prefetched(storage) => {
+                    // Without room on the device what is below is computed, if there is room for that.
+                    let loaded = self.controller.load_back(&mut flight.prompt).unwrap_or(0);
+                    flight.phase = Phase::Loading(storage, loaded);
+                }
+                Phase::Loading(storage, loaded) => match self.arrived(flight) {
+                    None => return Ok(Step::Waiting),
+                    Some(false) if flight.served.failed_loads < LOADS => {
+                        flight.served.failed_loads += 1;
+                        // Without what failed; what is on the host all the same is loaded once more.
+                        self.controller.look_again(&mut flight.prompt);
+                        flight.phase = Phase::Prefetched(storage);
+                    }
+                    Some(whole) => {
+                        flight.served.load_time = flight.since.elapsed();
+                        self.found(flight, storage, if whole { loaded } else { 0 })?;
+                        flight.phase = Phase::Found;
+                    }
+                },
+                Phase::Found => {
+                    let missing = flight.blocks.len() - flight.prompt.matched().device_pages.len();
+                    return Ok(match self.controller.allocate(missing) {
+                        Ok(pages) => Step::Ready(pages),
+                        Err(_) => Step::Full,
+                    });
+                }
+            }
         }
+    }
+
+    /// Whether what a request loads has arrived, layer after layer; `None` while it is on its way.
+    fn arrived(&mut self, flight: &Flight) -> Option<bool> {
+        let gate = self.controller.start_loading();
+        if self.controller.is_whole(&flight.prompt) {
+            return Some(true);
+        }
+        let mut layers = (0..self.shape.layers).map(|layer| gate.wait(layer, Duration::ZERO));
+        let failed = layers.any(|layer| layer == LayerWait::Failed);
+        drop(gate);
+        if failed || flight.since.elapsed() >= LONG {
+            // Nothing of it moves any more when it is tried again.
+            self.controller.wait_loaded(LONG);
+            return Some(false);
+        }
+        // One that ended between the two looks.
+        self.controller.wait_loaded(Duration::ZERO).then(|| self.controller.is_whole(&flight.prompt))
+    }
+
+    /// Compares every page that was found.
+    fn found(&mut self, flight: &mut Flight, storage: usize, loaded: usize) -> Result<()> {
+        let found = &flight.prompt.matched().device_pages;
+        for (page, digest) in found.iter().zip(&flight.digests) {
+            flight.served.corrupt_pages += u64::from(!self.is_right(*page, digest)?);
+        }
+        let served = &mut flight.served;
         served.storage_pages = storage.min(loaded) as u64;
         served.host_pages = loaded as u64 - served.storage_pages;
-        served.device_pages = (found.len() - loaded) as u64;
-        let computed = match self.controller.allocate(blocks.len() - found.len()) {
-            Ok(pages) => pages,
-            Err(_) => {
-                self.controller.cancel(prompt);
-                served.refused = true;
-                return Ok(served);
-            }
-        };
-        served.computed_pages = computed.len() as u64;
-        for (page, digest) in computed.iter().zip(&digests[found.len()..]) {
+        served.device_pages = (found.len() - loaded.min(found.len())) as u64;
+        Ok(())
+    }
+
+    /// Computes what was not found, and ends the request.
+    ///
+    /// # Errors
+    /// What the controller refuses.
+    pub(crate) fn finish(&mut self, mut flight: Flight, computed: &[DevicePage]) -> Result<Served> {
+        let found = flight.prompt.matched().device_pages.len();
+        for (page, digest) in computed.iter().zip(&flight.digests[found..]) {
             self.compute(*page, digest)?;
         }
-        self.controller.finish(prompt, blocks, &computed)?;
-        Ok(served)
+        flight.served.computed_pages = computed.len() as u64;
+        self.controller.finish(flight.prompt, &flight.blocks, computed)?;
+        Ok(flight.served)
     }
 
-    fn prefetch(&mut self, name: &str, prompt: &mut Prompt, served: &mut Served) -> usize {
-        let Some(id) = self.controller.prefetch(name, prompt) else { return 0 };
-        let until = Instant::now() + LONG;
-        let pages = loop {
-            match self.controller.check_prefetch(id) {
-                PrefetchStatus::Ended { pages, found } => {
-                    served.storage_found_pages = found as u64;
-                    break pages;
-                }
-                PrefetchStatus::Pending if Instant::now() >= until => {
-                    break self.controller.terminate_prefetch(id);
-                }
-                PrefetchStatus::Pending => _ = self.controller.wait(Duration::from_millis(100)),
-            }
-        };
-        self.controller.look_again(prompt);
-        pages
-    }
-
-    /// Loads what the host has; after a failure what is there all the same.
-    fn load(&mut self, prompt: &mut Prompt, served: &mut Served) -> Result<usize> {
-        for _ in 0..3 {
-            let loaded = self.controller.load_back(prompt).unwrap_or(0);
-            let gate = self.controller.start_loading();
-            let layers = (0..self.shape.layers).map(|layer| gate.wait(layer, LONG));
-            let outcome =
-                layers.fold(LayerWait::Done, |all, one| if all == LayerWait::Done { one } else { all });
-            let arrived = outcome == LayerWait::Done && self.controller.wait_loaded(LONG);
-            if arrived && self.controller.is_whole(prompt) {
-                return Ok(loaded);
-            }
-            served.failed_loads += 1;
-            self.controller.wait_loaded(LONG);
-            // Without what failed; what is on the host all the same is loaded once more.
-            self.controller.look_again(prompt);
-        }
-        Ok(0)
+    /// Ends a request for which the device has no room.
+    pub(crate) fn refuse(&mut self, mut flight: Flight) -> Served {
+        self.controller.cancel(flight.prompt);
+        flight.served.refused = true;
+        flight.served
     }
 
     fn part_bytes(&self) -> usize {
         self.shape.buffer_bytes(Layout::LayerFirst)
     }
 
-    fn compute(&mut self, page: hicache::controller::DevicePage, digest: &Digest) -> Result<()> {
+    fn compute(&mut self, page: DevicePage, digest: &Digest) -> Result<()> {
         fill_page(digest, &mut self.scratch);
         let part = self.part_bytes();
         let mut leases = self.controller.device_pool().leases(page, Access::Write)?;
@@ -138,7 +212,7 @@ impl TierEngine {
         Ok(())
     }
 
-    fn is_right(&mut self, page: hicache::controller::DevicePage, digest: &Digest) -> Result<bool> {
+    fn is_right(&mut self, page: DevicePage, digest: &Digest) -> Result<bool> {
         let part = self.part_bytes();
         let leases = self.controller.device_pool().leases(page, Access::Read)?;
         for (plane, part) in self.scratch.chunks_mut(part).enumerate() {

@@ -1,15 +1,17 @@
 //! All requests of a workload through the tiers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hicache::controller::{
-    Attention, Controller, ControllerConfig, Layout, PageShape, PrefetchPolicy, WritePolicy,
+    Attention, Controller, ControllerConfig, DevicePage, Layout, PageShape, PrefetchPolicy, WritePolicy,
 };
 use hicache::core::Device;
 use hicache::{Namespace, Result, Storage};
 
 use super::TierEngine;
+use super::engine::{Flight, LONG, Step};
 use super::report::TierReport;
 use crate::workload::Request;
 
@@ -20,9 +22,6 @@ const LAYERS: usize = 4;
 const HEADS: usize = 2;
 /// Elements of two bytes, for keys and values.
 const ROW_PARTS: usize = 2 * LAYERS * HEADS * 2;
-/// Nothing takes longer unless it hangs.
-const LONG: Duration = Duration::from_secs(60);
-
 /// Sizes of the tiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TierSizes {
@@ -49,8 +48,10 @@ pub struct TierPlay {
     pub prefetch_policy: PrefetchPolicy,
     /// Modelled time of computing a token.
     pub compute_us: u64,
-    /// Whether each request begins at its time, and computing takes time.
-    pub realtime: bool,
+    /// Each request begins at its time, and computing takes time, so many times as fast; `None` for as fast as it goes.
+    pub speed: Option<f64>,
+    /// Requests that are worked on at once.
+    pub concurrency: usize,
     /// Pages that may wait to be stored when the next request begins; `None` waits until everything is done.
     pub most_backlog_pages: Option<usize>,
     /// What storage and the device are given before they count as lost.
@@ -87,6 +88,8 @@ impl TierPlay {
         config.prefetch_threshold_tokens = 1;
         config.storage_timeout_ms = self.timeout.as_millis() as u64;
         config.device_timeout_ms = self.timeout.as_millis() as u64;
+        // A replay that goes as fast as it can is over before a server's pause is.
+        config.breaker_backoff_ms = (config.storage_timeout_ms / 10).clamp(1, 1_000);
         Ok(config)
     }
 }
@@ -101,36 +104,25 @@ pub fn play_tiers(
     play: &TierPlay,
     device: Arc<dyn Device>,
     storage: Arc<dyn Storage>,
-    mut before: impl FnMut(usize),
+    before: impl FnMut(usize),
 ) -> Result<TierReport> {
     let mut controller = Controller::new(play.config()?, device)?;
     controller.attach(storage)?;
-    let mut engine = TierEngine::new(controller);
-    let mut report = TierReport::new(play);
-    let begun = Instant::now();
-    for (number, request) in requests.iter().enumerate() {
-        before(number);
-        if play.realtime {
-            let at = begun + Duration::from_millis(request.timestamp_ms);
-            while let Some(left) = at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-                engine.controller.wait(left);
-            }
-        }
-        let served = engine.serve(&number.to_string(), &request.blocks)?;
-        report.add(request, &served);
-        if play.realtime {
-            std::thread::sleep(Duration::from_micros(served.computed_pages * PAGE_TOKENS * play.compute_us));
-        }
-        match play.most_backlog_pages {
-            None => _ = engine.controller.drain(LONG),
-            Some(most) => {
-                let until = Instant::now() + LONG;
-                while engine.controller.backlog_pages() > most && Instant::now() < until {
-                    engine.controller.wait(Duration::from_millis(100));
-                }
-            }
-        }
+    let mut player = Player {
+        requests,
+        play,
+        engine: TierEngine::new(controller),
+        report: TierReport::new(play),
+        open: VecDeque::new(),
+        next: 0,
+        begun: Instant::now(),
+        device_free: Instant::now(),
+        before,
+    };
+    while player.next < requests.len() || !player.open.is_empty() {
+        player.turn()?;
     }
+    let Player { mut engine, mut report, begun, .. } = player;
     let drained = engine.controller.drain(LONG);
     report.seconds = begun.elapsed().as_secs_f64();
     let account = engine.controller.account()?;
@@ -138,4 +130,139 @@ pub fn play_tiers(
     report.metrics = engine.controller.metrics().text()?;
     let (_, _) = engine.controller.shutdown(LONG);
     Ok(report)
+}
+
+/// A request in flight.
+struct Open<'a> {
+    request: &'a Request,
+    arrived: Instant,
+    flight: Flight,
+    /// Pages that are computed, and until when.
+    computing: Option<(Vec<DevicePage>, Instant)>,
+}
+
+/// All that is played.
+struct Player<'a, B> {
+    requests: &'a [Request],
+    play: &'a TierPlay,
+    engine: TierEngine,
+    report: TierReport,
+    /// The oldest first.
+    open: VecDeque<Open<'a>>,
+    next: usize,
+    begun: Instant,
+    /// When the device has computed what it was given: it computes one request after the other.
+    device_free: Instant,
+    before: B,
+}
+
+impl<B: FnMut(usize)> Player<'_, B> {
+    /// Looks once at everything that is open, and waits if nothing can be done.
+    fn turn(&mut self) -> Result<()> {
+        let begun_one = self.begin_next();
+        let (mut ended, mut wake) = (false, Instant::now() + Duration::from_millis(20));
+        let mut at = 0;
+        while let Some(mut open) = self.open.remove(at) {
+            let others_compute = self.open.iter().any(|other| other.computing.is_some());
+            match self.look(&mut open, others_compute)? {
+                Look::Later(until) => {
+                    wake = wake.min(until.unwrap_or(wake));
+                    self.open.insert(at, open);
+                    at += 1;
+                }
+                Look::Refused => {
+                    ended = true;
+                    let served = self.engine.refuse(open.flight);
+                    self.report.add(open.request, &served, None);
+                }
+                Look::Computed => {
+                    ended = true;
+                    let (pages, until) = open.computing.unwrap_or_else(|| (Vec::new(), Instant::now()));
+                    let served = self.engine.finish(open.flight, &pages)?;
+                    let seen = until.saturating_duration_since(open.arrived);
+                    self.report.add(open.request, &served, Some(seen));
+                }
+            }
+        }
+        if ended && self.open.is_empty() {
+            self.settle();
+        } else if !ended && !begun_one {
+            let now = Instant::now();
+            self.engine.controller.wait(wake.saturating_duration_since(now).max(Duration::from_micros(100)));
+        }
+        Ok(())
+    }
+
+    /// Begins the next request, if it is time and there is room.
+    fn begin_next(&mut self) -> bool {
+        let Some(request) = self.requests.get(self.next) else { return false };
+        if self.open.len() >= self.play.concurrency.max(1) {
+            return false;
+        }
+        let mut arrived = Instant::now();
+        if let Some(speed) = self.play.speed {
+            let due = Duration::try_from_secs_f64(request.timestamp_ms as f64 / 1e3 / speed);
+            let due = self.begun.checked_add(due.unwrap_or(Duration::MAX)).unwrap_or(arrived);
+            if due > arrived {
+                if self.open.is_empty() {
+                    self.engine.controller.wait((due - arrived).min(Duration::from_millis(100)));
+                }
+                return false;
+            }
+            // It has waited since then for others to make room.
+            arrived = due;
+        }
+        (self.before)(self.next);
+        let flight = self.engine.begin(&self.next.to_string(), &request.blocks);
+        self.open.push_back(Open { request, arrived, flight, computing: None });
+        self.next += 1;
+        true
+    }
+
+    fn look(&mut self, open: &mut Open<'_>, others_compute: bool) -> Result<Look> {
+        let now = Instant::now();
+        if let Some((_, until)) = &open.computing {
+            return Ok(if *until <= now { Look::Computed } else { Look::Later(Some(*until)) });
+        }
+        match self.engine.advance(&mut open.flight)? {
+            Step::Waiting => Ok(Look::Later(None)),
+            // There will be room when another one ends.
+            Step::Full if others_compute => Ok(Look::Later(None)),
+            Step::Full => Ok(Look::Refused),
+            Step::Ready(pages) => {
+                let micros = pages.len() as u64 * PAGE_TOKENS * self.play.compute_us;
+                let time = self.play.speed.map(|speed| Duration::from_micros(micros).div_f64(speed));
+                let until = self.device_free.max(Instant::now()) + time.unwrap_or_default();
+                self.device_free = until;
+                open.computing = Some((pages, until));
+                Ok(match time {
+                    None => Look::Computed,
+                    Some(_) => Look::Later(Some(until)),
+                })
+            }
+        }
+    }
+
+    /// What is queued behind a request may not grow without bound.
+    fn settle(&mut self) {
+        match self.play.most_backlog_pages {
+            None => _ = self.engine.controller.drain(LONG),
+            Some(most) => {
+                let until = Instant::now() + LONG;
+                while self.engine.controller.backlog_pages() > most && Instant::now() < until {
+                    self.engine.controller.wait(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+}
+
+/// What became of a look at a request.
+enum Look {
+    /// Nothing before then, or before something has ended.
+    Later(Option<Instant>),
+    /// It is over.
+    Computed,
+    /// It is over: the device has no room for it.
+    Refused,
 }

@@ -1,5 +1,7 @@
 //! What came of a replay through the tiers.
 
+use std::time::Duration;
+
 use hicache::controller::Account;
 use serde::Serialize;
 
@@ -47,8 +49,16 @@ pub struct TierReport {
     pub storage_bytes: u64,
     /// Bytes brought from host to device.
     pub loaded_bytes: u64,
-    /// Mean time to the first token, in ms: modelled time of computing, and measured time of prefetching and loading.
+    /// Mean time to the first token, in ms: modelled time of computing, and measured time of prefetching and loading, as
+    /// if no request waited for another.
     pub first_token_ms: FirstToken,
+    /// Requests in flight at once, at most.
+    pub concurrency: usize,
+    /// In real time: how many times as fast.
+    pub speed: Option<f64>,
+    /// In real time: mean time from arrival to first token as the clock shows it, in ms, with computing as fast as `speed`
+    /// makes it, and waiting for others.
+    pub first_token_seen_ms: Option<f64>,
     /// Time of playing.
     pub seconds: f64,
     /// The controller's figures, as Prometheus reads them.
@@ -57,6 +67,9 @@ pub struct TierReport {
     compute_us: u64,
     #[serde(skip)]
     sums_ms: FirstToken,
+    /// Sum and number.
+    #[serde(skip)]
+    seen_ms: (f64, u64),
 }
 
 /// Time to the first token with all tiers, and with fewer.
@@ -92,14 +105,23 @@ impl TierReport {
             storage_bytes: 0,
             loaded_bytes: 0,
             first_token_ms: FirstToken::default(),
+            concurrency: play.concurrency,
+            speed: play.speed,
+            first_token_seen_ms: None,
             seconds: 0.0,
             metrics: String::new(),
             compute_us: play.compute_us,
             sums_ms: FirstToken::default(),
+            seen_ms: (0.0, 0),
         }
     }
 
-    pub(super) fn add(&mut self, request: &Request, served: &Served) {
+    /// A request has ended; `seen` from its arrival to its first token.
+    pub(super) fn add(&mut self, request: &Request, served: &Served, seen: Option<Duration>) {
+        if let (Some(_), Some(seen)) = (self.speed, seen) {
+            self.seen_ms.0 += seen.as_secs_f64() * 1e3;
+            self.seen_ms.1 += 1;
+        }
         self.requests += 1;
         self.refused_requests += u64::from(served.refused);
         self.pages += request.blocks.len() as u64;
@@ -130,6 +152,8 @@ impl TierReport {
         self.drained = drained;
         self.leaked_pages = (account.leaked_host_pages + account.held_device_pages) as u64;
         self.abandoned_pages = account.abandoned_pages as u64;
+        let (seen, number) = self.seen_ms;
+        self.first_token_seen_ms = (number > 0).then(|| seen / number as f64);
         let requests = self.requests.max(1) as f64;
         self.first_token_ms = FirstToken {
             all: self.sums_ms.all / requests,
@@ -185,6 +209,12 @@ impl TierReport {
             "time to the first token, mean: {:.1} ms; without storage {:.1}, device alone {:.1}, no cache {:.1}",
             first.all, first.without_storage, first.device_only, first.no_cache
         ))?;
+        if let (Some(seen), Some(speed)) = (self.first_token_seen_ms, self.speed) {
+            output.line(format_args!(
+                "in real time, {speed} times as fast, at most {} requests in flight: {seen:.1} ms to the first token",
+                self.concurrency
+            ))?;
+        }
         output.line(format_args!(
             "prefetch in time: {} of {} pages; corrupt {}, leaked {}, abandoned {}, failed loads {}{}",
             count(self.hits.storage_pages),

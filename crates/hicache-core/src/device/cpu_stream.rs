@@ -210,10 +210,13 @@ impl Event for CpuEvent {
     }
 
     fn wait(&self, timeout: Duration) -> bool {
-        let until = Instant::now() + timeout;
+        // A timeout that reaches beyond the end of time is waited for in parts.
+        let until = Instant::now().checked_add(timeout);
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         while !*done {
-            let Some(left) = until.checked_duration_since(Instant::now()) else { return false };
+            let left =
+                until.map_or(Some(LONGEST_EVENT_WAIT), |until| until.checked_duration_since(Instant::now()));
+            let Some(left) = left else { return false };
             let waited = self.changed.wait_timeout(done, left);
             done = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
