@@ -21,7 +21,7 @@ async fn a_bad_body_is_asked_for_again() {
     let wrong = [
         Fault::Short(1),
         Fault::Short(fixture::PAGE - 1),
-        Fault::Short(fixture::PAGE),
+        Fault::Short(fixture::PAGE - 1000),
         Fault::Corrupt(0),
         Fault::Corrupt(fixture::PAGE - 1),
     ];

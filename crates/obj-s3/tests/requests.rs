@@ -5,7 +5,8 @@ mod fixture;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fixture::{Bucket, Fault, Ground, Server, config, done};
+use fixture::bucket::Bucket;
+use fixture::{Fault, Ground, Server, config, done};
 use hicache_core::{Namespace, Outcome, PageKey, Storage};
 use hicache_obj_s3::{Encryption, ReadPath, S3Storage};
 use hicache_testkit::numbered_key;
