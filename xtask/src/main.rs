@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod gate;
+mod object_store;
 mod soak;
 mod tidy;
 
@@ -29,6 +30,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Tests whose length is an argument, for long: damage, power failures, kills, everything mixed, the protocol.
     Soak(soak::Arguments),
+    /// The object store and the tiers against a real server, on the recorded trace.
+    ObjectStore(object_store::Arguments),
     /// The invariants that a program can check.
     Tidy,
 }
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => gate::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::ObjectStore(arguments) => object_store::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     match result {

@@ -219,6 +219,7 @@ impl Storage for Tiered {
         StorageStat {
             hit_pages: counts.near_hit_pages + counts.far_hit_pages,
             foreign_hit_pages: counts.far_hit_pages,
+            far_stored_pages: far.stored_pages,
             missed_pages: counts.missed_pages,
             corrupt_pages: counts.corrupt_pages,
             failed_pages: counts.failed_pages,
