@@ -101,7 +101,7 @@ impl Server {
         weed.args(["-master.volumeSizeLimitMB=1024", "-volume.max=60", "-volume.preStopSeconds=0"]);
         weed.args([format!("-master.port={master}"), format!("-volume.port={volume}")]);
         weed.args([format!("-filer.port={filer}"), format!("-s3.port={s3}")]);
-        weed.args(["-s3.port.iceberg=0", "-s3.iam=false"]);
+        weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-master.telemetry=false"]);
         self.child = Some(weed.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         let until = Instant::now() + READY;
         while TcpStream::connect(("127.0.0.1", s3)).is_err() {
