@@ -18,13 +18,14 @@ const AT_A_TIME: usize = 16;
 const BUCKET: &str = "pages";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Operation {
+pub(crate) enum Operation {
     Get,
     Put,
     Head,
 }
 
-pub enum Client {
+#[allow(clippy::large_enum_variant, reason = "there are six of them")]
+pub(crate) enum Client {
     Ours { name: &'static str, storage: Arc<S3Storage>, registration: Registration, bytes: usize },
     Bare { client: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>, base: String, page: Bytes },
     Sdk { client: aws_sdk_s3::Client, page: Bytes },
@@ -32,7 +33,7 @@ pub enum Client {
 }
 
 /// All of them, over pages of `bytes`.
-pub async fn all(port: u16, bytes: usize) -> Vec<Client> {
+pub(crate) async fn all(port: u16, bytes: usize) -> Vec<Client> {
     let address = format!("http://127.0.0.1:{port}");
     let page = Bytes::from(vec![0x5a; bytes]);
     let bare = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
@@ -82,7 +83,7 @@ pub async fn all(port: u16, bytes: usize) -> Vec<Client> {
 }
 
 impl Client {
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Ours { name, .. } => name,
             Self::Bare { .. } => "bare hyper + CRC",
@@ -91,14 +92,14 @@ impl Client {
         }
     }
 
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         if let Self::Ours { storage, .. } = self {
             let _ = storage.close().await;
         }
     }
 
     /// Whether it does that at all.
-    pub async fn run(&self, operation: Operation, operations: usize) -> bool {
+    pub(crate) async fn run(&self, operation: Operation, operations: usize) -> bool {
         if let Self::Ours { storage, registration, bytes, .. } = self {
             return ours(storage, registration, *bytes, operation, operations).await;
         }

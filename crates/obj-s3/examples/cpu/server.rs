@@ -17,7 +17,7 @@ type Objects = Arc<Mutex<HashMap<String, (Bytes, HeaderMap)>>>;
 
 /// Serves until its standard input ends, and says its port first.
 #[allow(clippy::print_stdout, reason = "the port is read there")]
-pub fn serve() {
+pub(crate) fn serve() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -37,7 +37,7 @@ pub fn serve() {
     });
 }
 
-pub fn port_of(child: &mut Child) -> u16 {
+pub(crate) fn port_of(child: &mut Child) -> u16 {
     let output = child.stdout.take().expect("its output");
     let mut line = String::new();
     std::io::BufReader::new(output).read_line(&mut line).expect("a line");
