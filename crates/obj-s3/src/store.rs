@@ -99,16 +99,18 @@ async fn store_page(
 ) -> (Outcome, Option<PageMemory>) {
     let lock = shared.put_lock(&key);
     let _alone = lock.lock().await;
+    let unknown = shared.known.get(&key).is_none();
+    if unknown && !options.overwrite && memory.bytes() >= ASK_FROM_BYTES {
+        // Remembers what it finds. Where nothing can be found out, the PUT will tell.
+        let _ = is_there(shared, &key).await;
+    }
     let known = shared.known.get(&key);
+    if known == Some(Known::Present) && !options.overwrite {
+        count(&shared.counts.present_pages);
+        return (Outcome::Done, Some(memory));
+    }
     // What is there and is not ours, or not right, is replaced: nobody can load it.
     let replace = options.overwrite || known == Some(Known::Bad);
-    if !replace {
-        let asks = known.is_none() && memory.bytes() >= ASK_FROM_BYTES;
-        if known == Some(Known::Present) || (asks && is_there(shared, &key).await.unwrap_or(false)) {
-            count(&shared.counts.present_pages);
-            return (Outcome::Done, Some(memory));
-        }
-    }
     let checksum = match memory.checksum() {
         Ok(checksum) => checksum,
         Err(error) => return (Outcome::Failed(error), Some(memory)),

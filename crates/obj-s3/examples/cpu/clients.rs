@@ -12,7 +12,7 @@ use hicache_testkit::numbered_key;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 
 const AT_A_TIME: usize = 16;
 const BUCKET: &str = "pages";
@@ -103,8 +103,7 @@ impl Client {
         if let Self::Ours { storage, registration, bytes, .. } = self {
             return ours(storage, registration, *bytes, operation, operations).await;
         }
-        let done = stream::iter(0..operations as u64 % 64 + operations as u64)
-            .take(operations)
+        let done = stream::iter(0..operations as u64)
             .map(|number| self.one(operation, number % 64))
             .buffer_unordered(AT_A_TIME);
         done.all(|done| async move { done }).await
