@@ -12,7 +12,6 @@ use hicache_testkit::numbered_key;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use object_store::ObjectStoreExt;
 
 const AT_A_TIME: usize = 16;
 const BUCKET: &str = "pages";
@@ -24,12 +23,11 @@ pub(crate) enum Operation {
     Head,
 }
 
-#[allow(clippy::large_enum_variant, reason = "there are six of them")]
+#[allow(clippy::large_enum_variant, reason = "there are five of them")]
 pub(crate) enum Client {
     Ours { name: &'static str, storage: Arc<S3Storage>, registration: Registration, bytes: usize },
     Bare { client: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>, base: String, page: Bytes },
     Sdk { client: aws_sdk_s3::Client, page: Bytes },
-    ObjectStore { store: object_store::aws::AmazonS3, page: Bytes },
 }
 
 /// All of them, over pages of `bytes`.
@@ -68,17 +66,7 @@ pub(crate) async fn all(port: u16, bytes: usize) -> Vec<Client> {
         .credentials_provider(Credentials::new("key", "secret", None, None, "bench"))
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
-    clients.push(Client::Sdk { client: aws_sdk_s3::Client::from_conf(sdk), page: page.clone() });
-    let store = object_store::aws::AmazonS3Builder::new()
-        .with_endpoint(&address)
-        .with_allow_http(true)
-        .with_region("us-east-1")
-        .with_bucket_name(BUCKET)
-        .with_access_key_id("key")
-        .with_secret_access_key("secret")
-        .build()
-        .expect("a store");
-    clients.push(Client::ObjectStore { store, page });
+    clients.push(Client::Sdk { client: aws_sdk_s3::Client::from_conf(sdk), page });
     clients
 }
 
@@ -88,7 +76,6 @@ impl Client {
             Self::Ours { name, .. } => name,
             Self::Bare { .. } => "bare hyper + CRC",
             Self::Sdk { .. } => "plain SDK",
-            Self::ObjectStore { .. } => "object_store",
         }
     }
 
@@ -155,20 +142,6 @@ impl Client {
                         client.put_object().bucket(BUCKET).key(key).body(body).send().await.is_ok()
                     }
                     Operation::Head => client.head_object().bucket(BUCKET).key(key).send().await.is_ok(),
-                }
-            }
-            Self::ObjectStore { store, page } => {
-                let path = object_store::path::Path::from(format!("object-store/{number}"));
-                match operation {
-                    Operation::Get => match store.get(&path).await {
-                        Ok(answer) => answer.bytes().await.is_ok_and(|body| {
-                            std::hint::black_box(body);
-                            true
-                        }),
-                        Err(_) => false,
-                    },
-                    Operation::Put => store.put(&path, page.clone().into()).await.is_ok(),
-                    Operation::Head => store.head(&path).await.is_ok(),
                 }
             }
         }

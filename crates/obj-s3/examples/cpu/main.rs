@@ -1,5 +1,5 @@
-//! Client CPU an operation: ours, by both ways of reading, beside a bare HTTP client with a checksum, the plain SDK and
-//! `object_store`, on the same server in one run, in interleaved rounds.
+//! Client CPU an operation: ours, by both ways of reading, beside a bare HTTP client with a checksum and the plain SDK,
+//! on the same server in one run, in interleaved rounds.
 //!
 //! `cargo run --release -p hicache-obj-s3 --example cpu -- [rounds] [operations]`
 
