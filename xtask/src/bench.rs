@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the program of that name, in release.
+//! `cargo xtask bench`: the program of that name, in release, with every competitor.
 
 use anyhow::Result;
 
@@ -12,6 +12,16 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let bench = ["run", "--release", "--package", "hicache-tests", "--bin", "hicache-bench", "--"];
+    let bench = [
+        "run",
+        "--release",
+        "--package",
+        "hicache-tests",
+        "--features",
+        "foyer",
+        "--bin",
+        "hicache-bench",
+        "--",
+    ];
     cargo::run(cargo::cargo().args(bench).args(&arguments.arguments))
 }

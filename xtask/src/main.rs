@@ -4,9 +4,11 @@ mod bench;
 mod cargo;
 mod demo;
 mod gate;
+mod matrix;
 mod object_store;
 mod soak;
 mod tidy;
+mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +34,8 @@ enum Task {
     Soak(soak::Arguments),
     /// The object store and the tiers against a real server, on the recorded trace.
     ObjectStore(object_store::Arguments),
+    /// Every combination of features, the oldest versions of what we stand on, the oldest compiler.
+    Matrix(matrix::Arguments),
     /// The invariants that a program can check.
     Tidy,
 }
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
         Task::ObjectStore(arguments) => object_store::run(&arguments),
+        Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Tidy => tidy::run(),
     };
     match result {

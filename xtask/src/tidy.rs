@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{cargo, root, say};
+use crate::{cargo, root, say, tree};
 
 /// No source file is longer.
 const MOST_LINES: usize = 800;
@@ -25,7 +25,7 @@ pub(crate) fn run() -> Result<()> {
         bail!("only {} sources found; tidy is looking in the wrong place", sources.len());
     }
     dependencies(&mut wrong)?;
-    slim_by_default(&mut wrong)?;
+    tree::look(&mut wrong)?;
     unsafe_files(&sources, &mut wrong)?;
     for (path, text) in &sources {
         shape(path, text, &mut wrong);
@@ -97,24 +97,6 @@ fn dependencies(wrong: &mut Vec<String>) -> Result<()> {
             if name == "hicache-core" && core_forbidden.contains(&used.as_str()) {
                 wrong.push(format!("hicache-core depends on {used}; it names no backend and does no I/O"));
             }
-        }
-    }
-    Ok(())
-}
-
-/// What a build with the default features must not have in it (invariant 8).
-fn slim_by_default(wrong: &mut Vec<String>) -> Result<()> {
-    for package in ["hicache", "hicache-cli"] {
-        let arguments =
-            ["tree", "--package", package, "--edges", "normal,build", "--prefix", "none", "--locked"];
-        let output = cargo::cargo().args(arguments).output()?;
-        let tree = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() || !tree.contains("hicache-core") {
-            bail!("cargo tree of {package} failed: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        let heavy = ["aws-", "rustls", "ring ", "openssl", "native-tls", "hyper ", "reqwest"];
-        for line in tree.lines().filter(|line| heavy.iter().any(|name| line.starts_with(name))) {
-            wrong.push(format!("{package} has {line} in it by default"));
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! What is measured, against what, and how good it must be.
 
+use super::competitors::has_fio;
 use super::spec::{Kind, Spec, Work};
 
 /// How a figure of ours is compared.
@@ -30,7 +31,7 @@ impl Bar {
     pub(super) fn is_cost(&self) -> bool {
         match self.figure {
             Figure::Time | Figure::Cpu => true,
-            Figure::Own(name) | Figure::Ratio(name) => name.ends_with("_ms"),
+            Figure::Own(name) | Figure::Ratio(name) => name.ends_with("_ms") || name == "wake_ups_per_s",
             Figure::Throughput => false,
         }
     }
@@ -49,7 +50,8 @@ pub(super) struct Case {
     pub(super) name: String,
     pub(super) entrants: Vec<Entrant>,
     pub(super) bars: Vec<Bar>,
-    /// Whether the competitors have one directory, not one each.
+    /// Whether the competitors have one directory, not one each: two files of the same kind on the same disk can differ by
+    /// more than what is compared.
     pub(super) shared: bool,
 }
 
@@ -72,6 +74,7 @@ fn spec(work: Work, page_bytes: usize, in_flight: usize) -> Spec {
         round_pages: ROUND_BYTES / page_bytes as u64,
         batch: BATCH,
         in_flight,
+        depth: 64,
         pieces: 1,
         direct: true,
         huge: true,
@@ -95,7 +98,9 @@ const FILES: (&str, Kind) = ("file a page", Kind::Files);
 const LINKED: (&str, Kind) = ("file a page, linked", Kind::LinkedFiles);
 
 fn case(name: String, ours: &Spec, others: &[(&'static str, Kind)], bars: &[Bar]) -> Case {
-    Case { name, entrants: beside(ours, others), bars: bars.to_vec(), shared: false }
+    // Who reads and writes at once would read what the raw ring has written.
+    let shared = matches!(ours.work, Work::Get | Work::Reuse);
+    Case { name, entrants: beside(ours, others), bars: bars.to_vec(), shared }
 }
 
 fn at_least(limit: f64) -> Bar {
@@ -132,7 +137,7 @@ pub(super) fn all() -> Vec<Case> {
     let layers = Spec { pieces: 64, ..spec(Work::Get, half, 4) };
     cases.push(case("get direct 512K in 64 pieces".to_owned(), &layers, &[RAW], &[]));
     cases.push(case("mixed direct 512K".to_owned(), &spec(Work::Mixed, half, 4), &[RAW], &[]));
-    cases.extend([under_writes(), exists(), open(), hashes()]);
+    cases.extend([under_writes(), exists(), open(), hashes(), memory(), idle()]);
     cases
 }
 
@@ -145,12 +150,29 @@ fn direct(size: &str, bytes: usize) -> Vec<Case> {
         let bars = |limit| [at_least(limit)].into_iter().chain(cpu).collect::<Vec<_>>();
         let one = |work| spec(work, bytes, in_flight);
         let name = |what: &str| format!("{what} direct {size} x{in_flight}");
-        let peers: &[_] = if in_flight == 1 { &[RAW, FILES, LINKED] } else { &[RAW] };
-        cases.push(case(name("get"), &one(Work::Get), peers, &bars(0.93)));
-        cases.push(case(name("set, reuse"), &one(Work::Reuse), peers, &bars(reuse)));
-        cases.push(case(name("set, first fill"), &one(Work::FirstFill), peers, &bars(0.85)));
+        let peers = |work| if in_flight == 1 { instead(work) } else { vec![RAW] };
+        for (what, work, limit) in [
+            ("get", Work::Get, 0.93),
+            ("set, reuse", Work::Reuse, reuse),
+            ("set, first fill", Work::FirstFill, 0.85),
+        ] {
+            cases.push(case(name(what), &one(work), &peers(work), &bars(limit)));
+        }
     }
     cases
+}
+
+/// Those that somebody would use instead, as far as they are here.
+fn instead(work: Work) -> Vec<(&'static str, Kind)> {
+    let mut peers = vec![RAW, FILES, LINKED];
+    if work != Work::FirstFill && has_fio() {
+        peers.push(("fio", Kind::Fio));
+    }
+    #[cfg(feature = "foyer")]
+    if work == Work::Get {
+        peers.push(("foyer", Kind::Foyer));
+    }
+    peers
 }
 
 fn under_writes() -> Case {
@@ -175,6 +197,19 @@ fn open() -> Case {
     let bars = [Bar { figure: Figure::Time, limit: 10.0 }];
     let case = case("open, a million pages".to_owned(), &ours, &[("cat of the index", Kind::Cat)], &bars);
     Case { shared: true, ..case }
+}
+
+/// What of the CPU a verified page costs on any store.
+fn memory() -> Case {
+    let ours = Spec { kind: Kind::Checksum, pages: 1024, ..spec(Work::Hash, 512 << 10, 1) };
+    let others = [("looking at each byte once", Kind::Reading)];
+    case("checksum of memory that no cache holds".to_owned(), &ours, &others, &[])
+}
+
+fn idle() -> Case {
+    let ours = Spec { pages: 512, ..spec(Work::Idle, 64 << 10, 1) };
+    let bar = Bar { figure: Figure::Own("wake_ups_per_s"), limit: 0.0 };
+    case("idle".to_owned(), &ours, &[], &[bar])
 }
 
 fn hashes() -> Case {

@@ -132,15 +132,20 @@ pub(super) fn play(
     }
     // The first round warms up.
     for round in 0..=rounds {
-        for (turn, played) in turns.iter_mut().zip(&mut played) {
-            let measure = turn.round()?;
+        let mut order: Vec<usize> = (0..turns.len()).collect();
+        // Who comes after whom makes a difference too.
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for number in order {
+            let measure = turns[number].round()?;
             if round > 0 {
-                played.measures.push(measure);
+                played[number].measures.push(measure);
             }
         }
     }
     turns.into_iter().try_for_each(Turn::end)?;
-    if count_syscalls && !case.shared {
+    if count_syscalls {
         drop(directory);
         for played in &mut played {
             played.syscalls_a_page = syscalls_a_page(&played.spec, ground)?;

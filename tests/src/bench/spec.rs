@@ -10,13 +10,22 @@ use serde::{Deserialize, Serialize};
 pub(super) enum Kind {
     /// The page store over the io_uring engine.
     Store,
-    /// A ring of the kernel's and nothing else: slots of one file. With `verify`, a checksum of what was read, on the same
-    /// thread.
+    /// A ring of the kernel's and nothing else: the very slots of a store in the same directory, else slots of a file of
+    /// its own. With `verify`, a checksum of what was read, on the same thread.
     RawRing,
     /// One file a page, `std::fs`, on two threads.
     Files,
     /// One file a page: open, read or write, and close, linked in a ring.
     LinkedFiles,
+    /// fio, with its io_uring engine.
+    Fio,
+    /// foyer's disk tier.
+    #[cfg(feature = "foyer")]
+    Foyer,
+    /// The checksum of pages in memory.
+    Checksum,
+    /// Pages in memory, looked at once.
+    Reading,
     /// The index of the store, read from end to end as `cat` does.
     Cat,
     /// The page hashes of a prompt, and SHA-256 over the same bytes.
@@ -45,6 +54,8 @@ pub(super) enum Work {
     Latency,
     /// The same, while others write as much as they can.
     LatencyUnderWrites,
+    /// Nothing.
+    Idle,
     /// Computes.
     Hash,
 }
@@ -63,6 +74,8 @@ pub(super) struct Spec {
     pub(super) batch: usize,
     /// Batches at once.
     pub(super) in_flight: usize,
+    /// Operations that a ring keeps in flight.
+    pub(super) depth: u32,
     /// Pieces that a page has in memory: 2 are keys and values.
     pub(super) pieces: usize,
     /// Past the page cache.

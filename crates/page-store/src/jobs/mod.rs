@@ -22,8 +22,12 @@ pub(crate) use store::store;
 pub(crate) use volumes::{VolumeList, Volumes};
 pub(crate) use watch::{Progress, watched};
 
-/// Fewer bytes than this move in one part.
-const WORTH_PARTS_BYTES: usize = 1 << 20;
+/// What a part has of bytes.
+const PART_BYTES: usize = 4 << 20;
+/// What the first part of a store has: it is summed while nothing moves.
+const FIRST_PART_BYTES: usize = 1 << 20;
+/// And the last of a load, at most: it is verified while nothing moves any more.
+const LAST_PART_BYTES: usize = 8 << 20;
 /// Most pages in a part.
 const MOST_PART_PAGES: usize = 128;
 
@@ -83,21 +87,29 @@ enum Exposed {
     Last,
 }
 
-/// Cuts pages into parts, so that the checksums of one are computed while another moves. Each part costs wake-ups, and
-/// a checksum is several times as fast as a disk: so there are few parts, and only the exposed one is small.
+/// Cuts pages into parts, so that the checksums of one are computed while others move. Each part costs wake-ups, so
+/// there are few; the exposed one, whose checksums nothing hides, is small.
 ///
 /// Beside other batches, `alone` false, theirs are what moves meanwhile, and nothing is cut.
 fn parts<T>(mut pages: Vec<T>, bytes: usize, exposed: Exposed, alone: bool) -> Vec<Vec<T>> {
-    let mut parts = Vec::with_capacity(pages.len() / MOST_PART_PAGES + 2);
-    let worth = alone && pages.len() * bytes >= WORTH_PARTS_BYTES;
-    let small = if worth { pages.len().min(MOST_PART_PAGES) / 8 } else { 0 };
-    let last = (exposed == Exposed::Last).then(|| pages.split_off(pages.len() - small));
-    if exposed == Exposed::First {
+    let (mut most, mut small) = (MOST_PART_PAGES, 0);
+    if alone {
+        let within = |part_bytes: usize| (part_bytes / bytes.max(1)).clamp(1, MOST_PART_PAGES);
+        most = within(PART_BYTES);
+        small = match exposed {
+            Exposed::First => within(FIRST_PART_BYTES),
+            Exposed::Last => within(LAST_PART_BYTES).min(pages.len().div_ceil(8)),
+        };
+    }
+    let mut parts = Vec::with_capacity(pages.len() / most + 2);
+    let last =
+        (exposed == Exposed::Last && pages.len() > small).then(|| pages.split_off(pages.len() - small));
+    if exposed == Exposed::First && pages.len() > small {
         let rest = pages.split_off(small);
         parts.push(std::mem::replace(&mut pages, rest));
     }
-    while pages.len() > MOST_PART_PAGES {
-        let rest = pages.split_off(MOST_PART_PAGES);
+    while pages.len() > most {
+        let rest = pages.split_off(most);
         parts.push(std::mem::replace(&mut pages, rest));
     }
     parts.push(pages);
@@ -119,9 +131,16 @@ mod tests {
                 assert_eq!(parts.concat(), (0..count).collect::<Vec<_>>());
             }
         }
-        let lengths =
-            |exposed| parts(vec![(); 128], 1 << 19, exposed, true).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(lengths(Exposed::First), [16, 112]);
-        assert_eq!(lengths(Exposed::Last), [112, 16]);
+        let lengths = |exposed, bytes, alone| {
+            parts(vec![(); 128], bytes, exposed, alone).iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(Exposed::First, 2 << 20, true)[..3], [1, 2, 2]);
+        assert_eq!(lengths(Exposed::First, 64 << 10, true), [16, 64, 48]);
+        assert_eq!(lengths(Exposed::Last, 2 << 20, true)[60..], [2, 2, 4]);
+        assert_eq!(lengths(Exposed::Last, 64 << 10, true), [64, 48, 16]);
+        for exposed in [Exposed::First, Exposed::Last] {
+            assert_eq!(lengths(exposed, 1, true).iter().sum::<usize>(), 128);
+            assert_eq!(lengths(exposed, 2 << 20, false), [128]);
+        }
     }
 }

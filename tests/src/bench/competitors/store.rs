@@ -47,7 +47,7 @@ impl Bench {
         config.capacity_bytes = Some(room * (slot_bytes + METADATA_BYTES) + SET_BYTES);
         config.verify = spec.verify;
         let io = if spec.direct { IoMode::Direct } else { IoMode::Buffered };
-        let engine = UringEngine::open(UringConfig { io, ..UringConfig::default() })?;
+        let engine = UringEngine::open(UringConfig { io, depth: spec.depth, ..UringConfig::default() })?;
         let store = runtime.block_on(PageStore::open(config, vec![Arc::new(engine)]))?;
         // A slot for each piece: a page is scattered as a pool of one layer behind the other scatters it.
         let piece_bytes = spec.page_bytes / spec.pieces;
