@@ -24,7 +24,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
 }
 
 /// Builds the `hicache` binary in release and answers where it is.
-pub(crate) fn build_hicache() -> Result<PathBuf> {
+pub(crate) fn build_hicache(arguments: &[&str]) -> Result<PathBuf> {
     let mut build = cargo();
     build.args([
         "build",
@@ -33,6 +33,7 @@ pub(crate) fn build_hicache() -> Result<PathBuf> {
         "hicache-cli",
         "--message-format=json-render-diagnostics",
     ]);
+    build.args(arguments);
     let output = build.stderr(Stdio::inherit()).output().context("cargo build did not start")?;
     if !output.status.success() {
         bail!("the build of hicache ended with {}", output.status);

@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     say("Building hicache in release; the first time takes a few minutes.");
-    let hicache = cargo::build_hicache()?;
+    let hicache = cargo::build_hicache(&[])?;
     let temporary = tempfile::Builder::new().prefix("hicache-demo-").tempdir()?;
     let store = arguments.dir.clone().unwrap_or_else(|| temporary.path().join("store"));
     let acknowledged = temporary.path().join("acknowledged");

@@ -28,6 +28,7 @@ const STAGES: &[Stage] = &[
     ("format", format),
     ("lints", lints),
     ("lints without default features", lints_bare),
+    ("lints of the object store", lints_object_store),
     ("fuzz targets", fuzz_targets),
     ("tests", tests),
     ("tests on the release binary", release_tests),
@@ -95,6 +96,12 @@ fn lints_bare() -> Result<()> {
     cargo::run(cargo::cargo().args(arguments))
 }
 
+fn lints_object_store() -> Result<()> {
+    let features = ["--features", "hicache/obj-s3,hicache/tiered,hicache-cli/obj-s3"];
+    let packages = ["clippy", "--package", "hicache", "--package", "hicache-cli", "--all-targets"];
+    cargo::run(cargo::cargo().args(packages).args(features).args(["--", "--deny", "warnings"]))
+}
+
 /// That they still compile. Without the feature that links libFuzzer, since that needs a C++ compiler.
 fn fuzz_targets() -> Result<()> {
     let arguments = ["check", "--manifest-path", "fuzz/Cargo.toml", "--no-default-features", "--locked"];
@@ -106,7 +113,9 @@ fn fuzz_targets() -> Result<()> {
 fn tests() -> Result<()> {
     // Output is shown: tests that go without something (root, a kernel feature, the trace) say so there.
     let arguments = ["test", "--workspace", "--exclude", "hicache-tests", "--", "--show-output"];
-    counted(cargo::cargo().args(arguments))
+    counted(cargo::cargo().args(arguments))?;
+    let features = ["test", "--package", "hicache", "--features", "obj-s3,tiered", "--", "--show-output"];
+    counted(cargo::cargo().args(features))
 }
 
 fn release_tests() -> Result<()> {

@@ -5,6 +5,7 @@ mod cargo;
 mod demo;
 mod gate;
 mod matrix;
+mod object_store;
 mod python;
 mod sglang;
 mod soak;
@@ -38,6 +39,8 @@ enum Task {
     Python(python::Arguments),
     /// The wheel in a real SGLang without a GPU: servers, controllers, faults; `-k server` picks some.
     Sglang(sglang::Arguments),
+    /// The object store and the tiers against a real server, on the recorded trace.
+    ObjectStore(object_store::Arguments),
     /// Every combination of features, the oldest versions of what we stand on, the oldest compiler.
     Matrix(matrix::Arguments),
     /// The invariants that a program can check.
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Task::Soak(arguments) => soak::run(&arguments),
         Task::Python(arguments) => python::run(&arguments),
         Task::Sglang(arguments) => sglang::run(&arguments),
+        Task::ObjectStore(arguments) => object_store::run(&arguments),
         Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Tidy => tidy::run(),
     };

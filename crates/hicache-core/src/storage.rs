@@ -151,6 +151,8 @@ pub struct StorageStat {
     pub hit_pages: u64,
     /// Of those, pages that another process stores.
     pub foreign_hit_pages: u64,
+    /// Of a storage with a far tier: pages that it wrote there, not those that were there already.
+    pub far_stored_pages: u64,
     /// Pages asked for that were not there.
     pub missed_pages: u64,
     /// Pages written.

@@ -11,7 +11,8 @@
 //! | [`core`] | the traits and types of `hicache-core`, the common ones also at the top of this crate |
 //!
 //! Features choose what is built: `posix-uring` (on by default) keeps pages on local disks. Without any feature there
-//! is the memory backend alone. `controller` adds the controller of engines written in Rust: it moves pages between device, host and any of these storages.
+//! is the memory backend alone. `obj-s3` keeps pages in a bucket, `tiered` puts one storage before another: disks of
+//! this machine before a bucket that every machine reads. `controller` adds the controller of engines written in Rust: it moves pages between device, host and any of these storages.
 //!
 //! # Pages in memory
 //!
@@ -47,6 +48,10 @@ mod open_engine;
 mod open_engine;
 #[cfg(feature = "posix-uring")]
 mod posix;
+#[cfg(feature = "obj-s3")]
+mod s3;
+#[cfg(feature = "tiered")]
+mod tiers;
 
 pub mod config;
 pub mod environment;
@@ -66,10 +71,14 @@ pub use hicache_core::{
     PageMemory, PageRequest, Piece, PoolName, ProbeContext, ProbeReport, Region, Registration, Result,
     Storage, StorageStat, StoreOptions, Transfer, Verdict, hashing,
 };
+#[cfg(feature = "obj-s3")]
+pub use hicache_obj_s3 as obj_s3;
 #[cfg(feature = "page-store")]
 pub use hicache_page_store as page_store;
 #[cfg(feature = "posix-uring")]
 pub use hicache_posix_uring as posix_uring;
+#[cfg(feature = "tiered")]
+pub use hicache_tiered as tiered;
 pub use open::{Opened, open};
 pub use probe::probe_all;
 pub use registry::backends;

@@ -21,8 +21,12 @@ pub async fn probe_all(config: &Config, directory: &Path) -> Vec<ProbeReport> {
 
 /// Probes one backend in `directory`.
 pub(crate) async fn probe_one(backend: &dyn Backend, directory: &Path) -> ProbeReport {
-    let context = ProbeContext { directory: nearest_existing(directory), memory: MemoryKind::Host };
-    backend.probe(&context).await
+    backend.probe(&context(directory)).await
+}
+
+/// What a probe of `directory` is asked.
+pub(crate) fn context(directory: &Path) -> ProbeContext {
+    ProbeContext { directory: nearest_existing(directory), memory: MemoryKind::Host }
 }
 
 fn nearest_existing(directory: &Path) -> PathBuf {

@@ -17,14 +17,21 @@ pub struct Known {
 }
 
 /// Every backend of the project.
-pub const KNOWN: [Known; 3] = [
+pub const KNOWN: [Known; 5] = [
     Known { name: "posix-uring", feature: Some("posix-uring"), built: cfg!(feature = "posix-uring") },
     Known { name: "posix-pread", feature: Some("posix-uring"), built: cfg!(feature = "posix-uring") },
+    Known { name: OBJ_S3, feature: Some("obj-s3"), built: cfg!(feature = "obj-s3") },
+    Known { name: TIERED, feature: Some("tiered"), built: cfg!(feature = "tiered") },
     Known { name: memory::NAME, feature: None, built: true },
 ];
 
 /// What `auto` tries, in this order: the default of the field `order`.
-pub const DEFAULT_ORDER: &str = "posix-uring,posix-pread";
+pub const DEFAULT_ORDER: &str = "posix-uring,posix-pread,obj-s3";
+
+/// The object store's name.
+pub(crate) const OBJ_S3: &str = "obj-s3";
+/// The name of a near storage before a far one.
+pub(crate) const TIERED: &str = "tiered";
 
 /// The backends of this build with their part of the configuration. Opens nothing.
 pub fn backends(config: &Config) -> Vec<Box<dyn Backend>> {
@@ -33,6 +40,10 @@ pub fn backends(config: &Config) -> Vec<Box<dyn Backend>> {
     let lists = [
         #[cfg(feature = "posix-uring")]
         Vec::from(crate::posix::backends(settings)),
+        #[cfg(feature = "obj-s3")]
+        vec![crate::s3::backend(settings)],
+        #[cfg(feature = "tiered")]
+        vec![crate::tiers::backend(config)],
         vec![memory],
     ];
     lists.into_iter().flatten().collect()

@@ -25,7 +25,7 @@ fn defaults() {
     let settings = config.settings();
     assert_eq!(settings.storage_dir, [PathBuf::from("/tmp/hicache_storage")]);
     assert_eq!(settings.backend, "auto");
-    assert_eq!(settings.order, ["posix-uring", "posix-pread"]);
+    assert_eq!(settings.order, ["posix-uring", "posix-pread", "obj-s3"]);
     assert_eq!(settings.capacity_bytes, None);
     assert_eq!((settings.io, settings.durability), (Io::Auto, Durability::None));
     assert!(settings.verify);
@@ -159,6 +159,35 @@ fn every_field_has_a_variable() {
         ("posix_uring.huge_pages", "0", json!(false)),
         ("posix_pread.threads", "3", json!(3)),
         ("posix_pread.huge_pages", "yes", json!(true)),
+        ("obj_s3.bucket", "pages", json!("pages")),
+        ("obj_s3.prefix", "a/b", json!("a/b")),
+        ("obj_s3.endpoint", "http://a:1, https://b", json!(["http://a:1", "https://b"])),
+        ("obj_s3.region", "eu-1", json!("eu-1")),
+        ("obj_s3.path_style", "false", json!(false)),
+        ("obj_s3.profile", "p", json!("p")),
+        ("obj_s3.credentials_file", "/nowhere/c", json!("/nowhere/c")),
+        ("obj_s3.ca_file", "/nowhere/ca", json!("/nowhere/ca")),
+        ("obj_s3.proxy", "http://proxy:1", json!(["http://proxy:1"])),
+        ("obj_s3.unsigned_payload", "true", json!("true")),
+        ("obj_s3.store_checksum", "off", json!(false)),
+        ("obj_s3.encryption", "kms", json!("kms")),
+        ("obj_s3.kms_key", "k", json!("k")),
+        ("obj_s3.load_timeout_ms", "1", json!(1)),
+        ("obj_s3.store_timeout_ms", "2", json!(2)),
+        ("obj_s3.stall_timeout_ms", "3", json!(3)),
+        ("obj_s3.concurrency", "4", json!(4)),
+        ("obj_s3.known_keys", "5", json!(5)),
+        ("obj_s3.present_age_ms", "6", json!(6)),
+        ("obj_s3.absent_age_ms", "0", json!(0)),
+        ("obj_s3.reads", "sdk", json!("sdk")),
+        ("obj_s3.threads", "7", json!(7)),
+        ("tiered.near", "memory", json!("memory")),
+        ("tiered.far", "memory", json!("memory")),
+        ("tiered.staging_bytes", "1MiB", json!(1 << 20)),
+        ("tiered.queue_pages", "8", json!(8)),
+        ("tiered.batches", "9", json!(9)),
+        ("tiered.absent_age_ms", "10", json!(10)),
+        ("tiered.drain_timeout_ms", "11", json!(11)),
         ("namespace.model", "m", json!("m")),
         ("namespace.revision", "12", json!("12")),
         ("namespace.dtype", "bfloat16", json!("bfloat16")),
@@ -187,7 +216,7 @@ fn every_field_has_a_variable() {
         assert_eq!(settings.pointer(&pointer), Some(&explained.value), "{}", explained.field);
     }
     let leaves = |table: &serde_json::Value| table.as_object().unwrap().len();
-    let tables = ["posix_uring", "posix_pread", "namespace"];
+    let tables = ["posix_uring", "posix_pread", "obj_s3", "tiered", "namespace"];
     let inner: usize = tables.iter().map(|table| leaves(&settings[table])).sum();
     assert_eq!(leaves(&settings) - tables.len() + inner, fields.len());
 }

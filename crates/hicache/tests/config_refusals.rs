@@ -71,6 +71,36 @@ fn bad_values() {
         ("posix_uring.registered_files", json!(32769), "must be a whole number from 0 to 32768"),
         ("posix_pread.huge_pages", json!("2"), "must be true or false"),
         ("posix_pread.threads", json!(0), "must be a whole number from 1 to 256"),
+        ("obj_s3.bucket", json!(""), "must be text that is not empty"),
+        ("obj_s3.prefix", json!(""), "must be text that is not empty"),
+        ("obj_s3.region", json!(""), "must be text that is not empty"),
+        ("obj_s3.profile", json!(""), "must be text that is not empty"),
+        ("obj_s3.credentials_file", json!(""), "must be text that is not empty"),
+        ("obj_s3.ca_file", json!(""), "must be text that is not empty"),
+        ("obj_s3.kms_key", json!(""), "must be text that is not empty"),
+        ("obj_s3.endpoint", json!("localhost:9000"), "must be an address with its scheme"),
+        ("obj_s3.endpoint", json!([]), "must be an address with its scheme"),
+        ("obj_s3.proxy", json!(["http://a", "http://b"]), "must be an address with its scheme"),
+        ("obj_s3.path_style", json!("x"), "must be true or false"),
+        ("obj_s3.store_checksum", json!("x"), "must be true or false"),
+        ("obj_s3.unsigned_payload", json!("maybe"), "must be one of auto, true, false"),
+        ("obj_s3.encryption", json!("rot13"), "must be one of bucket, store, kms"),
+        ("obj_s3.reads", json!("fast"), "must be one of lean, sdk"),
+        ("obj_s3.load_timeout_ms", json!(0), "must be a whole number from 1"),
+        ("obj_s3.store_timeout_ms", json!(0), "must be a whole number from 1"),
+        ("obj_s3.stall_timeout_ms", json!(0), "must be a whole number from 1"),
+        ("obj_s3.concurrency", json!(0), "must be a whole number from 1"),
+        ("obj_s3.known_keys", json!(0), "must be a whole number from 1"),
+        ("obj_s3.threads", json!(0), "must be a whole number from 1"),
+        ("obj_s3.present_age_ms", json!(-1), "must be a whole number from 0"),
+        ("obj_s3.absent_age_ms", json!(-1), "must be a whole number from 0"),
+        ("tiered.near", json!(1), "must be text that is not empty"),
+        ("tiered.far", json!(1), "must be text that is not empty"),
+        ("tiered.staging_bytes", json!(1), "at least 4KiB"),
+        ("tiered.queue_pages", json!(0), "must be a whole number from 1"),
+        ("tiered.batches", json!(0), "must be a whole number from 1"),
+        ("tiered.absent_age_ms", json!("x"), "must be a whole number from 0"),
+        ("tiered.drain_timeout_ms", json!("x"), "must be a whole number from 0"),
         ("namespace.model", json!(" "), "must be text that is not empty"),
         ("namespace.revision", json!(12), "must be text that is not empty"),
         ("namespace.dtype", json!([]), "must be text that is not empty"),
@@ -248,5 +278,14 @@ proptest::proptest! {
             let _ = Config::builder().set(field.name, value).build();
         }
         let _ = Config::builder().set(&text, 1).build();
+    }
+}
+
+/// A configuration is shown, in `explain` and in errors: no password gets into it, and none is shown.
+#[test]
+fn a_password_in_an_address_is_refused_and_not_shown() {
+    for field in ["obj_s3.endpoint", "obj_s3.proxy"] {
+        let message = refused_value(field, json!("http://me:hunter2@host"));
+        assert!(message.contains("without user or password") && !message.contains("hunter2"), "{message}");
     }
 }

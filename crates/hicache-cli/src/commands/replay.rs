@@ -188,6 +188,8 @@ async fn first_pass(
             hit_pages: tally.right_pages,
             stored_pages: stat.stored_pages,
             present_pages: stat.present_pages,
+            foreign_hit_pages: stat.foreign_hit_pages,
+            far_stored_pages: stat.far_stored_pages,
             evicted_pages: stat.evicted_pages,
             corrupt_pages: tally.corrupt_pages,
             undetected_corrupt_pages: tally.undetected_corrupt_pages,
@@ -207,7 +209,10 @@ async fn first_pass(
             policies: None,
         })
     };
-    closing(&storage, work).await
+    let mut report = closing(&storage, work).await?;
+    // What was on its way to a far tier got there before the storage was closed.
+    report.far_stored_pages = storage.stat().far_stored_pages;
+    Ok(report)
 }
 
 async fn second_pass(session: &Session, workload: &Workload) -> Result<Restart, Failure> {

@@ -25,6 +25,8 @@ With --json one object is printed:
   hit_pages                       loaded, and right
   stored_pages, evicted_pages     written to, and taken from, the store
   present_pages                   to be stored, and there already
+  foreign_hit_pages               of the hits, those of pages that another process or the far tier had
+  far_stored_pages                written to the far tier, with one
   corrupt_pages                   all pages with wrong bytes; of them undetected_corrupt_pages passed as right by the
                                   store and were found by the comparison here
   failed_pages                    not moved, for another reason

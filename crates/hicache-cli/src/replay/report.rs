@@ -27,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) hit_pages: u64,
     pub(crate) stored_pages: u64,
     pub(crate) present_pages: u64,
+    pub(crate) foreign_hit_pages: u64,
+    pub(crate) far_stored_pages: u64,
     pub(crate) evicted_pages: u64,
     pub(crate) corrupt_pages: u64,
     pub(crate) undetected_corrupt_pages: u64,

@@ -45,7 +45,7 @@ const fn field(name: &'static str, kind: Kind, default: &'static str, help: &'st
 
 const MOST: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 29] = [
+static FIELDS: [Field; 58] = [
     field(
         "storage_dir",
         Kind::Directories,
@@ -139,6 +139,141 @@ static FIELDS: [Field; 29] = [
         Kind::Flag,
         "true",
         "Whether transparent huge pages are asked for when memory is registered.",
+    ),
+    field("obj_s3.bucket", Kind::Text, "", "Bucket of the object store. It must be there."),
+    field(
+        "obj_s3.prefix",
+        Kind::Text,
+        "hicache",
+        "What the names of all objects begin with: letters, digits and ._- with single slashes inside.",
+    ),
+    field(
+        "obj_s3.endpoint",
+        Kind::Addresses(64),
+        "",
+        "Addresses of the store; load is shared, and one that fails is left alone for a while. Not set for AWS.",
+    ),
+    field(
+        "obj_s3.region",
+        Kind::Text,
+        "",
+        "Region; not set for that of the AWS profile, or us-east-1 with an endpoint.",
+    ),
+    field(
+        "obj_s3.path_style",
+        Kind::Flag,
+        "true",
+        "Whether the bucket is in the path of addresses and not in the host.",
+    ),
+    field(
+        "obj_s3.profile",
+        Kind::Text,
+        "",
+        "Profile of the AWS files that has the credentials. Not set for the usual chain: environment, files, web \
+         identity, container, instance. Secrets are never set here.",
+    ),
+    field(
+        "obj_s3.credentials_file",
+        Kind::Text,
+        "",
+        "Credentials file of that profile; not set for the usual one.",
+    ),
+    field("obj_s3.ca_file", Kind::Text, "", "Certificates in PEM that are trusted besides the system's."),
+    field("obj_s3.proxy", Kind::Addresses(1), "", "HTTP proxy to the store."),
+    field(
+        "obj_s3.unsigned_payload",
+        Kind::Word(&["auto", "true", "false"]),
+        "auto",
+        "Whether signatures leave the bytes of pages out, which saves most of the CPU of a PUT. `auto`: over TLS.",
+    ),
+    field(
+        "obj_s3.store_checksum",
+        Kind::Flag,
+        "true",
+        "Whether pages are sent with S3's own CRC-64/NVMe header, so that the store checks them too.",
+    ),
+    field(
+        "obj_s3.encryption",
+        Kind::Word(&["bucket", "store", "kms"]),
+        "bucket",
+        "Encryption by the store: what the bucket does, with the store's keys, or with a key of its key management.",
+    ),
+    field("obj_s3.kms_key", Kind::Text, "", "That key; not set for the default one."),
+    field(
+        "obj_s3.load_timeout_ms",
+        Kind::Count(1, 3_600_000),
+        "5000",
+        "Milliseconds after which a page of a load is given up.",
+    ),
+    field(
+        "obj_s3.store_timeout_ms",
+        Kind::Count(1, 3_600_000),
+        "30000",
+        "Milliseconds after which a page of a store, a deletion or a part of a listing is given up.",
+    ),
+    field(
+        "obj_s3.stall_timeout_ms",
+        Kind::Count(1, 3_600_000),
+        "1000",
+        "Milliseconds without a byte after which a request is made anew.",
+    ),
+    field("obj_s3.concurrency", Kind::Count(1, 4096), "128", "Most requests at a time to one endpoint."),
+    field(
+        "obj_s3.known_keys",
+        Kind::Count(1, 1 << 30),
+        "262144",
+        "Keys of which is remembered whether they are there.",
+    ),
+    field(
+        "obj_s3.present_age_ms",
+        Kind::Count(0, 86_400_000),
+        "60000",
+        "Milliseconds for which a page counts as there without being asked for again.",
+    ),
+    field(
+        "obj_s3.absent_age_ms",
+        Kind::Count(0, 86_400_000),
+        "1000",
+        "Milliseconds for which a page counts as missing without being asked for again.",
+    ),
+    field(
+        "obj_s3.reads",
+        Kind::Word(&["lean", "sdk"]),
+        "lean",
+        "Which code sends GET and HEAD: ours, which takes less CPU, or the AWS SDK.",
+    ),
+    field("obj_s3.threads", Kind::Count(1, 64), "2", "Threads that send and receive."),
+    field(
+        "tiered.near",
+        Kind::Text,
+        "auto",
+        "Backend of the near tier: a name, or `auto` for the first of `order` that works here and is on this machine.",
+    ),
+    field("tiered.far", Kind::Text, "obj-s3", "Backend of the far tier."),
+    field(
+        "tiered.staging_bytes",
+        Kind::Size(4096),
+        "128MiB",
+        "Memory for copies of pages on their way to a tier; pages beyond it are read again from the near tier.",
+    ),
+    field("tiered.queue_pages", Kind::Count(1, 1 << 30), "65536", "Most pages that wait for the far tier."),
+    field(
+        "tiered.batches",
+        Kind::Count(1, 256),
+        "4",
+        "Batches of 32 pages on their way to the far tier at a time.",
+    ),
+    field(
+        "tiered.absent_age_ms",
+        Kind::Count(0, 86_400_000),
+        "1000",
+        "Milliseconds for which a page that the far tier did not have counts as missing there.",
+    ),
+    field(
+        "tiered.drain_timeout_ms",
+        Kind::Count(0, 3_600_000),
+        "30000",
+        "Milliseconds that closing waits for pages on their way to the far tier.",
     ),
     field(
         "namespace.model",

@@ -27,6 +27,8 @@ pub enum Kind {
     Size(u64),
     /// A number of bytes above 0, or `auto`.
     Limit,
+    /// At most this many addresses of servers.
+    Addresses(usize),
     /// Directories.
     Directories,
     /// A backend of this build, or `auto`.
@@ -50,6 +52,12 @@ impl Kind {
             Self::Size(0 | 1) => byte_size::RULE.into(),
             Self::Size(least) => format!("{}, at least {}", byte_size::RULE, byte_size::show(least)),
             Self::Limit => format!("{} above 0, or `auto`", byte_size::RULE),
+            Self::Addresses(1) => "an address with its scheme (http://host:port), without user or password".into(),
+            Self::Addresses(_) => {
+                "an address with its scheme (https://host:port), without user or password; a list, or several with \
+                 commas between"
+                    .into()
+            }
             Self::Directories => "a directory, a list of directories, or several in one text with commas between".into(),
             Self::Backend => format!("`auto` or a backend ({})", known_names().join(", ")),
             Self::Backends => format!("a list of backends ({}), each once", known_names().join(", ")),
@@ -78,6 +86,7 @@ impl Kind {
             Self::Size(least) => read_size(given).filter(|&bytes| bytes >= least.max(1)).map(Value::from),
             Self::Limit if text.is_some_and(|text| text.eq_ignore_ascii_case("auto")) => Some(Value::Null),
             Self::Limit => read_size(given).filter(|&bytes| bytes > 0).map(Value::from),
+            Self::Addresses(most) => read_addresses(given, most),
             Self::Directories => return read_directories(given, self.describe()),
             Self::Backend => return self.read_backend(given),
             Self::Backends => return self.read_backends(given),
@@ -117,6 +126,14 @@ impl Kind {
         Ok(names.into())
     }
 
+    /// A value as an error may show it.
+    pub(crate) fn shown(self, value: &Value) -> Value {
+        match self {
+            Self::Addresses(_) if value.to_string().contains('@') => "(not shown: it has an @ in it)".into(),
+            _ => value.clone(),
+        }
+    }
+
     /// A value as people read it.
     pub(crate) fn show(self, value: &Value) -> String {
         match (self, value) {
@@ -126,7 +143,7 @@ impl Kind {
                 bytes.as_u64().map_or_else(|| bytes.to_string(), byte_size::show)
             }
             (_, Value::String(text)) => text.clone(),
-            (Self::Directories | Self::Backends, Value::Array(items)) => {
+            (Self::Directories | Self::Backends | Self::Addresses(_), Value::Array(items)) => {
                 items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
             }
             (_, other) => other.to_string(),
@@ -169,6 +186,16 @@ fn texts(given: &Value) -> Option<Vec<String>> {
         _ => return None,
     };
     Some(all.into_iter().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect())
+}
+
+/// No password gets into a configuration, which is shown.
+fn read_addresses(given: &Value, most: usize) -> Option<Value> {
+    let addresses = texts(given).filter(|addresses| (1..=most).contains(&addresses.len()))?;
+    let good = |address: &String| {
+        let host = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://"));
+        host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
+    };
+    addresses.iter().all(good).then(|| addresses.into())
 }
 
 fn read_directories(given: &Value, right: String) -> Result<Value, String> {

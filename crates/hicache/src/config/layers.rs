@@ -67,7 +67,10 @@ impl Layers {
 
     /// Sets one field.
     pub(crate) fn give(&mut self, field: &'static Field, value: &Value, origin: &Origin) -> Result<()> {
-        let read = field.kind.read(value).map_err(|wrong| bad_value(field.name, value, origin, &wrong))?;
+        let read = field
+            .kind
+            .read(value)
+            .map_err(|wrong| bad_value(field.name, &field.kind.shown(value), origin, &wrong))?;
         self.0.insert(field.name, Given { value: read, origin: origin.clone() });
         Ok(())
     }

@@ -46,7 +46,7 @@ pub use docs::docs;
 pub use field::{Field, fields};
 pub use kind::Kind;
 use layers::Layers;
-pub use settings::{Durability, Io, PosixPread, PosixUring, Role, Settings};
+pub use settings::{Durability, Io, ObjS3, PosixPread, PosixUring, Role, Settings, Tiered};
 
 /// Where a value came from. Written as `default`, `file /etc/hicache.toml`, `environment variable X`, `explicit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -38,6 +38,10 @@ pub struct Settings {
     pub posix_uring: PosixUring,
     /// The pread and pwrite engine.
     pub posix_pread: PosixPread,
+    /// The object store.
+    pub obj_s3: ObjS3,
+    /// A near storage before a far one.
+    pub tiered: Tiered,
     /// What the pages are of; `None` where nothing was said.
     pub namespace: Option<Namespace>,
 }
@@ -98,4 +102,74 @@ pub struct PosixPread {
     pub threads: u32,
     /// Whether huge pages are asked for when memory is registered.
     pub huge_pages: bool,
+}
+
+/// The object store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjS3 {
+    /// The bucket.
+    pub bucket: Option<String>,
+    /// What the names of all objects begin with.
+    pub prefix: String,
+    /// Addresses of the store; `None` for AWS.
+    pub endpoint: Option<Vec<String>>,
+    /// Region.
+    pub region: Option<String>,
+    /// Whether the bucket is in the path of addresses.
+    pub path_style: bool,
+    /// Profile that has the credentials; `None` for the usual chain.
+    pub profile: Option<String>,
+    /// Credentials file of the profile.
+    pub credentials_file: Option<PathBuf>,
+    /// Certificates that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// HTTP proxy; at most one.
+    pub proxy: Option<Vec<String>>,
+    /// `auto`, `true` or `false`.
+    pub unsigned_payload: String,
+    /// Whether S3's own checksum is sent.
+    pub store_checksum: bool,
+    /// `bucket`, `store` or `kms`.
+    pub encryption: String,
+    /// Key for `kms`.
+    pub kms_key: Option<String>,
+    /// Longest that a page of a load may take.
+    pub load_timeout_ms: u64,
+    /// Longest that a page of a store may take.
+    pub store_timeout_ms: u64,
+    /// Longest that the store may say nothing.
+    pub stall_timeout_ms: u64,
+    /// Most requests at a time to one endpoint.
+    pub concurrency: usize,
+    /// Keys that are remembered.
+    pub known_keys: usize,
+    /// How long a page counts as there.
+    pub present_age_ms: u64,
+    /// How long a page counts as missing.
+    pub absent_age_ms: u64,
+    /// `lean` or `sdk`.
+    pub reads: String,
+    /// Threads that send and receive.
+    pub threads: usize,
+}
+
+/// A near storage before a far one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tiered {
+    /// Backend of the near tier, or `auto`.
+    pub near: String,
+    /// Backend of the far tier.
+    pub far: String,
+    /// Memory for copies.
+    pub staging_bytes: u64,
+    /// Most pages that wait for the far tier.
+    pub queue_pages: usize,
+    /// Batches on their way to the far tier at a time.
+    pub batches: usize,
+    /// How long a page counts as missing in the far tier.
+    pub absent_age_ms: u64,
+    /// How long closing waits.
+    pub drain_timeout_ms: u64,
 }

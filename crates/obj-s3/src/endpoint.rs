@@ -1,0 +1,312 @@
+//! One endpoint: its connections, its limits, and the requests that are made of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption};
+use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
+use hicache_core::Result;
+use hicache_core::hashing::to_hex;
+
+use crate::breaker::Breaker;
+use crate::config::{Encryption, ReadPath, S3Config};
+use crate::connect::{CachedCredentials, client, connector, credentials};
+use crate::fault::{Fault, FaultKind};
+use crate::lean::Lean;
+use crate::limiter::Limiter;
+
+/// Metadata of a page's object.
+const CHECKSUM: &str = "hicache-crc64nvme";
+const BYTES: &str = "hicache-bytes";
+const NAMESPACE: &str = "hicache-namespace";
+const NAME: &str = "hicache-name";
+
+/// One endpoint.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    sdk: Client,
+    lean: Option<Lean>,
+    credentials: Option<CachedCredentials>,
+    bucket: String,
+    signs_payload: bool,
+    encryption: Encryption,
+    /// Whether S3's own checksum header is sent; not after it was refused.
+    pub(crate) sends_checksum: AtomicBool,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) breaker: Breaker,
+    pub(crate) under_way: AtomicUsize,
+}
+
+/// What an object says of itself beside its bytes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Described {
+    /// Length of the body, as the store announces it.
+    pub(crate) length: Option<u64>,
+    /// What our metadata says; `None` for an object that is not ours.
+    pub(crate) page: Option<PageMetadata>,
+}
+
+/// What our metadata says of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PageMetadata {
+    pub(crate) bytes: u64,
+    pub(crate) checksum: u64,
+    pub(crate) namespace: String,
+    /// The text that it was stored under.
+    pub(crate) name: Option<String>,
+}
+
+impl PageMetadata {
+    fn read<'a>(get: impl Fn(&'static str) -> Option<&'a str>) -> Option<Self> {
+        let name = get(NAME).and_then(|name| {
+            let pairs = name.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
+            let bytes: Option<Vec<u8>> = pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
+            String::from_utf8(bytes?).ok()
+        });
+        Some(Self {
+            bytes: get(BYTES)?.parse().ok()?,
+            checksum: u64::from_str_radix(get(CHECKSUM)?, 16).ok()?,
+            namespace: get(NAMESPACE)?.to_owned(),
+            name,
+        })
+    }
+
+    fn write(&self) -> HashMap<String, String> {
+        let mut metadata = HashMap::from([
+            (BYTES.to_owned(), self.bytes.to_string()),
+            (CHECKSUM.to_owned(), format!("{:016x}", self.checksum)),
+            (NAMESPACE.to_owned(), self.namespace.clone()),
+        ]);
+        if let Some(name) = &self.name {
+            metadata.insert(NAME.to_owned(), to_hex(name.as_bytes()));
+        }
+        metadata
+    }
+}
+
+/// One part of a listing.
+#[derive(Debug, Default)]
+pub(crate) struct Part {
+    /// Names and lengths.
+    pub(crate) objects: Vec<(String, u64)>,
+    /// Whether more follow.
+    pub(crate) more: bool,
+}
+
+impl Endpoint {
+    /// One endpoint at `address`; `None` for AWS itself. Opens no connection.
+    pub(crate) fn new(config: &S3Config, address: Option<&str>, region: &str) -> Result<Self> {
+        let connector = connector(config)?;
+        let http_client = client(connector.clone());
+        let credentials = credentials(&config.access, region, &http_client);
+        let mut sdk = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(region.to_owned()))
+            .force_path_style(config.path_style)
+            .http_client(http_client)
+            .sleep_impl(TokioSleep::new())
+            // Deadlines, retries and sums are ours.
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(TimeoutConfig::disabled())
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        sdk = match &credentials {
+            Some(credentials) => sdk.credentials_provider(credentials.clone()),
+            None => sdk.allow_no_auth(),
+        };
+        if let Some(address) = address {
+            sdk = sdk.endpoint_url(address);
+        }
+        let base = base(config, address, region);
+        let lean =
+            (config.reads == ReadPath::Lean).then(|| Lean::new(connector, credentials.clone(), region, base));
+        Ok(Self {
+            sdk: Client::from_conf(sdk.build()),
+            lean,
+            credentials,
+            bucket: config.bucket.clone(),
+            signs_payload: config.signs_payload(address),
+            encryption: config.encryption.clone(),
+            sends_checksum: AtomicBool::new(config.store_checksum),
+            limiter: Limiter::new(config.concurrency),
+            breaker: Breaker::default(),
+            under_way: AtomicUsize::new(0),
+        })
+    }
+
+    /// The store did not take the credentials: perhaps there are new ones.
+    pub(crate) fn forget_credentials(&self) {
+        if let Some(credentials) = &self.credentials {
+            credentials.forget();
+        }
+    }
+
+    /// Begins to get an object; its body is still to come.
+    pub(crate) async fn get(&self, object: &str) -> Result<(Described, SdkBody), Fault> {
+        if let Some(lean) = &self.lean {
+            let answer = lean.send("GET", object).await?;
+            return Ok((described(&answer), answer.into_body()));
+        }
+        let sent = self.sdk.get_object().bucket(&self.bucket).key(object).send().await;
+        let output = sent.map_err(|error| Fault::of_sdk(&error))?;
+        let length = output.content_length().and_then(|length| u64::try_from(length).ok());
+        let page = output.metadata().and_then(read_metadata);
+        Ok((Described { length, page }, output.body.into_inner()))
+    }
+
+    /// What an object says of itself.
+    pub(crate) async fn head(&self, object: &str) -> Result<Described, Fault> {
+        if let Some(lean) = &self.lean {
+            return Ok(described(&lean.send("HEAD", object).await?));
+        }
+        let sent = self.sdk.head_object().bucket(&self.bucket).key(object).send().await;
+        let output = sent.map_err(|error| Fault::of_sdk(&error))?;
+        let length = output.content_length().and_then(|length| u64::try_from(length).ok());
+        Ok(Described { length, page: output.metadata().and_then(read_metadata) })
+    }
+
+    /// Puts a page; only if nothing is there, unless `replace`.
+    pub(crate) async fn put_page(
+        &self,
+        object: &str,
+        body: SdkBody,
+        metadata: &PageMetadata,
+        replace: bool,
+    ) -> Result<(), Fault> {
+        let sends_checksum = self.sends_checksum.load(Ordering::Relaxed);
+        let mut put = self
+            .sdk
+            .put_object()
+            .bucket(&self.bucket)
+            .key(object)
+            .set_metadata(Some(metadata.write()))
+            .content_length(i64::try_from(metadata.bytes).unwrap_or(i64::MAX))
+            .body(ByteStream::new(body));
+        if sends_checksum {
+            let sum = aws_smithy_types::base64::encode(metadata.checksum.to_be_bytes());
+            put = put.checksum_crc64_nvme(sum);
+        }
+        if !replace {
+            put = put.if_none_match("*");
+        }
+        put = match &self.encryption {
+            Encryption::Bucket => put,
+            Encryption::Store => put.server_side_encryption(ServerSideEncryption::Aes256),
+            Encryption::Kms(key) => {
+                put.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(key.clone())
+            }
+        };
+        let customized = put.customize();
+        let sent = match self.signs_payload {
+            true => customized.send().await,
+            false => customized.disable_payload_signing().send().await,
+        };
+        sent.map(drop).map_err(|error| Fault::of_sdk(&error))
+    }
+
+    /// Puts a small text, only if nothing is there.
+    pub(crate) async fn put_text(&self, object: &str, text: &str) -> Result<(), Fault> {
+        let put = self.sdk.put_object().bucket(&self.bucket).key(object).if_none_match("*");
+        let put = put.content_type("application/json").body(ByteStream::from(text.as_bytes().to_vec()));
+        put.send().await.map(drop).map_err(|error| Fault::of_sdk(&error))
+    }
+
+    /// Deletes objects, at most 1,000. Those that it could not delete, with the reason.
+    pub(crate) async fn delete(&self, objects: &[String]) -> Result<Vec<(String, String)>, Fault> {
+        let other = |error: &dyn std::fmt::Display| Fault::new(FaultKind::Other, error.to_string());
+        let named = objects.iter().map(|object| ObjectIdentifier::builder().key(object).build());
+        let named = named.collect::<std::result::Result<Vec<_>, _>>().map_err(|error| other(&error))?;
+        let delete = Delete::builder().quiet(true).set_objects(Some(named)).build();
+        let delete = delete.map_err(|error| other(&error))?;
+        let sent = self.sdk.delete_objects().bucket(&self.bucket).delete(delete).send().await;
+        let output = sent.map_err(|error| Fault::of_sdk(&error))?;
+        let failed = output.errors().iter().map(|error| {
+            let reason = error.code().or(error.message()).unwrap_or("no reason given");
+            (error.key().unwrap_or_default().to_owned(), reason.to_owned())
+        });
+        Ok(failed.collect())
+    }
+
+    /// Lists at most `most` objects whose names begin with `start` and come after `after`.
+    pub(crate) async fn list(&self, start: &str, after: Option<&str>, most: usize) -> Result<Part, Fault> {
+        let list = self.sdk.list_objects_v2().bucket(&self.bucket).prefix(start);
+        let list = list.max_keys(i32::try_from(most.min(1000)).unwrap_or(1000));
+        let sent = list.set_start_after(after.map(str::to_owned)).send().await;
+        let output = sent.map_err(|error| Fault::of_sdk(&error))?;
+        let object = |object: &aws_sdk_s3::types::Object| {
+            Some((object.key()?.to_owned(), u64::try_from(object.size()?).ok()?))
+        };
+        Ok(Part {
+            objects: output.contents().iter().filter_map(object).collect(),
+            more: output.is_truncated().unwrap_or(false),
+        })
+    }
+}
+
+/// Address of the bucket, with its slash at the end.
+fn base(config: &S3Config, address: Option<&str>, region: &str) -> String {
+    let aws = format!("https://s3.{region}.amazonaws.com");
+    let address = address.unwrap_or(&aws).trim_end_matches('/');
+    match address.split_once("://") {
+        Some((scheme, host)) if !config.path_style => format!("{scheme}://{}.{host}/", config.bucket),
+        _ => format!("{address}/{}/", config.bucket),
+    }
+}
+
+fn read_metadata(metadata: &HashMap<String, String>) -> Option<PageMetadata> {
+    PageMetadata::read(|name| metadata.get(name).map(String::as_str))
+}
+
+fn described(answer: &aws_smithy_runtime_api::client::orchestrator::HttpResponse) -> Described {
+    let headers = answer.headers();
+    // As the SDK names them, with what S3 puts before.
+    let name = |name: &'static str| match name {
+        CHECKSUM => "x-amz-meta-hicache-crc64nvme",
+        BYTES => "x-amz-meta-hicache-bytes",
+        NAMESPACE => "x-amz-meta-hicache-namespace",
+        _ => "x-amz-meta-hicache-name",
+    };
+    Described {
+        length: headers.get("content-length").and_then(|length| length.parse().ok()),
+        page: PageMetadata::read(|meta| headers.get(name(meta))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_leads_back() {
+        let metadata = PageMetadata {
+            bytes: 4096,
+            checksum: 0x00ab,
+            namespace: "f".into(),
+            name: Some("日本語 a/b\n".into()),
+        };
+        let written = metadata.write();
+        assert!(written.values().all(|value| value.bytes().all(|b| b.is_ascii_alphanumeric())));
+        assert_eq!(read_metadata(&written), Some(metadata));
+        assert_eq!(read_metadata(&HashMap::new()), None);
+    }
+
+    #[test]
+    fn addresses() {
+        let mut config = S3Config::new("pages");
+        assert_eq!(base(&config, Some("http://host:1/"), "r"), "http://host:1/pages/");
+        config.path_style = false;
+        assert_eq!(base(&config, Some("http://host:1"), "r"), "http://pages.host:1/");
+        assert_eq!(base(&config, None, "eu-1"), "https://pages.s3.eu-1.amazonaws.com/");
+    }
+}

@@ -1,0 +1,189 @@
+//! What the parts of the storage share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use hicache_core::{
+    Access, Error, ErrorKind, ForkMark, Namespace, OwnerId, PageKey, PageMemory, Result, StorageStat,
+};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::attempts::Endpoints;
+use crate::config::S3Config;
+use crate::known::KnownKeys;
+use crate::layout::Layout;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) owner: OwnerId,
+    pub(crate) config: S3Config,
+    pub(crate) namespace: Namespace,
+    pub(crate) layout: Layout,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) known: KnownKeys,
+    pub(crate) counts: Counts,
+    pub(crate) running: Running,
+    pub(crate) closed: AtomicBool,
+    fork: ForkMark,
+    /// Keys that are being put.
+    puts: Mutex<HashMap<PageKey, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// Counts since it was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) hit_pages: AtomicU64,
+    pub(crate) missed_pages: AtomicU64,
+    pub(crate) stored_pages: AtomicU64,
+    pub(crate) present_pages: AtomicU64,
+    pub(crate) corrupt_pages: AtomicU64,
+    pub(crate) failed_pages: AtomicU64,
+    pub(crate) abandoned_pages: AtomicU64,
+    pub(crate) refused_pages: AtomicU64,
+    pub(crate) read_bytes: AtomicU64,
+    pub(crate) written_bytes: AtomicU64,
+    pub(crate) bad_bodies: AtomicU64,
+    pub(crate) heads: AtomicU64,
+}
+
+/// One more.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Shared {
+    pub(crate) fn new(config: S3Config, namespace: Namespace, endpoints: Endpoints) -> Self {
+        Self {
+            owner: OwnerId::new(),
+            layout: Layout::new(&config.prefix, &namespace),
+            known: KnownKeys::new(config.known_keys, config.present_age_ms, config.absent_age_ms),
+            namespace,
+            endpoints,
+            config,
+            counts: Counts::default(),
+            running: Running::default(),
+            closed: AtomicBool::new(false),
+            fork: ForkMark::new(),
+            puts: Mutex::default(),
+        }
+    }
+
+    /// Refuses what comes after close, or in a child.
+    pub(crate) fn open(&self) -> Result<()> {
+        if self.fork.is_child() {
+            return Err(ForkMark::refusal("storage"));
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Closed, "the storage is closed").with_backend(crate::NAME));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_child(&self) -> bool {
+        self.fork.is_child()
+    }
+
+    /// Refuses to change anything where it was opened for reading.
+    pub(crate) fn writable(&self) -> Result<()> {
+        match self.config.read_only {
+            true => Err(Error::new(
+                ErrorKind::Unsupported,
+                "the storage was opened for reading; set role = writer",
+            )
+            .with_backend(crate::NAME)),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses memory that is registered elsewhere, or leased for another use.
+    pub(crate) fn check(&self, memory: &PageMemory, access: Option<Access>) -> Result<()> {
+        if memory.owner() != self.owner {
+            return Err(Error::config("the memory is registered with another storage"));
+        }
+        if access.is_some_and(|access| memory.access() != access) {
+            return Err(Error::config("a load needs memory leased for writing"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load_deadline(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.config.load_timeout_ms)
+    }
+
+    pub(crate) fn store_deadline(&self) -> Instant {
+        Instant::now() + Duration::from_millis(self.config.store_timeout_ms)
+    }
+
+    pub(crate) fn stall(&self) -> Duration {
+        Duration::from_millis(self.config.stall_timeout_ms)
+    }
+
+    /// The lock under which a key is put: one at a time.
+    pub(crate) fn put_lock(&self, key: &PageKey) -> Arc<tokio::sync::Mutex<()>> {
+        let mut puts = self.puts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = puts.get(key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        if puts.len() >= 1024 {
+            puts.retain(|_, lock| lock.strong_count() > 0);
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        puts.insert(*key, Arc::downgrade(&lock));
+        lock
+    }
+
+    pub(crate) fn stat(&self) -> StorageStat {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counts = &self.counts;
+        StorageStat {
+            hit_pages: get(&counts.hit_pages),
+            missed_pages: get(&counts.missed_pages),
+            stored_pages: get(&counts.stored_pages),
+            present_pages: get(&counts.present_pages),
+            corrupt_pages: get(&counts.corrupt_pages),
+            failed_pages: get(&counts.failed_pages),
+            abandoned_pages: get(&counts.abandoned_pages),
+            refused_pages: get(&counts.refused_pages),
+            read_bytes: get(&counts.read_bytes),
+            written_bytes: get(&counts.written_bytes),
+            breaker_opened: self.endpoints.iter().map(|endpoint| endpoint.breaker.opened()).sum(),
+            breakers_open: self.endpoints.iter().filter(|endpoint| endpoint.breaker.is_open()).count() as u64,
+            ..StorageStat::default()
+        }
+    }
+}
+
+/// How much is under way.
+#[derive(Debug)]
+pub(crate) struct Running(watch::Sender<usize>);
+
+/// Something that is under way, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Begun(watch::Sender<usize>);
+
+impl Default for Running {
+    fn default() -> Self {
+        Self(watch::Sender::new(0))
+    }
+}
+
+impl Running {
+    pub(crate) fn begin(&self) -> Begun {
+        self.0.send_modify(|running| *running += 1);
+        Begun(self.0.clone())
+    }
+
+    /// Waits until nothing is.
+    pub(crate) async fn none(&self) {
+        let _ = self.0.subscribe().wait_for(|&running| running == 0).await;
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.send_modify(|running| *running -= 1);
+    }
+}

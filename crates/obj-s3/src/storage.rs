@@ -1,0 +1,324 @@
+//! The storage.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use async_trait::async_trait;
+use aws_config::meta::region::ProvideRegion;
+use hicache_core::{
+    Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch, PageKey, PageRequest, Region,
+    Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
+};
+use http_body_util::{BodyExt, Limited};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::attempts::Endpoints;
+use crate::config::S3Config;
+use crate::endpoint::Endpoint;
+use crate::fault::{Fault, FaultKind};
+use crate::known::Known;
+use crate::shared::Shared;
+use crate::{NAME, keys, load, manifest, store};
+
+/// No manifest is longer.
+const MOST_MANIFEST_BYTES: usize = 1 << 20;
+
+/// Pages in a bucket.
+#[derive(Debug)]
+pub struct S3Storage {
+    shared: Arc<Shared>,
+    handle: Handle,
+    close: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
+}
+
+impl S3Storage {
+    /// Opens the namespace in the bucket, and makes its manifest if there is none.
+    ///
+    /// # Errors
+    /// `Config` for what the configuration is to blame for: no such bucket, no permission, another region, no object
+    /// store at the address, a manifest of another namespace. `Unavailable` where nothing answers.
+    pub async fn open(config: S3Config, namespace: &Namespace) -> Result<Arc<Self>> {
+        config.validate()?;
+        namespace.validate()?;
+        let storage = Self::start(config, namespace).await?;
+        let opened = storage.on_threads(|shared| async move { check_manifest(&shared).await });
+        match opened.await {
+            Ok(()) => Ok(storage),
+            Err(error) => {
+                // The reason is the other one's.
+                let _ = storage.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(config: S3Config, namespace: &Namespace) -> Result<Arc<Self>> {
+        let unavailable =
+            |error| Error::new(ErrorKind::Unavailable, "no threads for the object store").with_source(error);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.threads)
+            .thread_name("hicache-s3")
+            .enable_all()
+            .build()
+            .map_err(unavailable)?;
+        let handle = runtime.handle().clone();
+        let (made, making) = oneshot::channel();
+        let (close, closing) = mpsc::unbounded_channel();
+        let namespace = namespace.clone();
+        // A runtime must not be dropped where others wait, so it has a thread that ends it.
+        thread::Builder::new()
+            .name("hicache-s3".into())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let region = region(&config).await;
+                    let shared = endpoints(&config, &region)
+                        .map(|endpoints| Arc::new(Shared::new(config, namespace, endpoints)));
+                    let kept = shared.as_ref().ok().cloned();
+                    if made.send(shared).is_ok()
+                        && let Some(shared) = kept
+                    {
+                        run(&shared, closing).await;
+                    }
+                });
+                runtime.shutdown_background();
+            })
+            .map_err(unavailable)?;
+        let lost = || Err(Error::new(ErrorKind::Unexpected, "the object store's thread ended"));
+        let shared = making.await.unwrap_or_else(|_| lost())?;
+        Ok(Arc::new(Self { shared, handle, close }))
+    }
+
+    /// Runs `work` to its end on the storage's threads, whoever waits for it.
+    async fn on_threads<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Shared>) -> W,
+    ) -> Result<T> {
+        let running = self.shared.running.begin();
+        self.shared.open()?;
+        let work = work(Arc::clone(&self.shared));
+        let task = self.handle.spawn(async move {
+            let result = work.await;
+            drop(running);
+            result
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Abandoned, "the operation was lost").with_source(error))
+        })
+    }
+
+    /// Deletes every page and the manifest: the namespace was never there.
+    pub(crate) async fn remove_namespace(&self) -> Result<()> {
+        self.on_threads(|shared| async move { keys::remove_namespace(&shared).await }).await
+    }
+
+    /// How many HEAD requests were made, for tests and benches.
+    pub fn head_requests(&self) -> u64 {
+        self.shared.counts.heads.load(Ordering::Relaxed)
+    }
+
+    /// How many bodies came that were too short, too long or not what was stored; each was asked for again.
+    pub fn bad_bodies(&self) -> u64 {
+        self.shared.counts.bad_bodies.load(Ordering::Relaxed)
+    }
+}
+
+async fn region(config: &S3Config) -> String {
+    if let Some(region) = &config.region {
+        return region.clone();
+    }
+    let chain = match config.endpoints.is_empty() {
+        true => aws_config::default_provider::region::default_provider().region().await,
+        false => None,
+    };
+    chain.map_or_else(|| "us-east-1".to_owned(), |region| region.as_ref().to_owned())
+}
+
+fn endpoints(config: &S3Config, region: &str) -> Result<Endpoints> {
+    let made: Vec<Arc<Endpoint>> = match config.endpoints.is_empty() {
+        true => vec![Arc::new(Endpoint::new(config, None, region)?)],
+        false => config
+            .endpoints
+            .iter()
+            .map(|address| Endpoint::new(config, Some(address), region).map(Arc::new))
+            .collect::<Result<_>>()?,
+    };
+    Ok(Endpoints::new(made))
+}
+
+async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>) {
+    let answer = closing.recv().await;
+    // Everything has a deadline of its own.
+    shared.running.none().await;
+    if let Some(answer) = answer {
+        let _ = answer.send(Ok(()));
+    }
+    while let Some(again) = closing.recv().await {
+        let _ = again.send(Ok(()));
+    }
+}
+
+/// Compares the namespace's manifest, or makes it.
+async fn check_manifest(shared: &Shared) -> Result<()> {
+    let object = shared.layout.manifest();
+    let failed = |fault: Fault| fault.error("open", &shared.config.bucket, true);
+    // Once more if somebody else made it in between.
+    for _ in 0..3 {
+        match read_manifest(shared, &object).await {
+            Ok(bytes) => return manifest::check(&object, &bytes, &shared.namespace),
+            Err(fault) if fault.kind == FaultKind::Missing => {}
+            Err(fault) => return Err(failed(fault)),
+        }
+        if shared.config.read_only {
+            // Nothing was ever stored; whoever stores will make it.
+            return Ok(());
+        }
+        match write_manifest(shared, &object).await {
+            Ok(()) => return Ok(()),
+            Err(fault) if matches!(fault.kind, FaultKind::Exists | FaultKind::Conflict) => {}
+            Err(fault) => return Err(failed(fault)),
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Unavailable,
+        format!("object {object:?} is there when it is written and not when it is read"),
+    )
+    .with_backend(NAME))
+}
+
+async fn read_manifest(shared: &Shared, object: &str) -> Result<Vec<u8>, Fault> {
+    let mut attempts = shared.endpoints.attempts(shared.load_deadline());
+    loop {
+        let attempt = attempts.next().await?;
+        let read = async {
+            let (_, body) = attempt.endpoint.get(object).await?;
+            let body = Limited::new(body, MOST_MANIFEST_BYTES).collect().await;
+            let body = body.map_err(|error| Fault::new(FaultKind::Body, error.to_string()))?;
+            Ok(body.to_bytes().to_vec())
+        };
+        match attempt.within(shared.stall(), read).await {
+            Ok(bytes) => {
+                attempt.succeeded();
+                return Ok(bytes);
+            }
+            Err(fault) => attempts.failed(attempt, fault)?,
+        }
+    }
+}
+
+async fn write_manifest(shared: &Shared, object: &str) -> Result<(), Fault> {
+    let text = manifest::write(&shared.namespace);
+    let mut attempts = shared.endpoints.attempts(shared.load_deadline());
+    loop {
+        let attempt = attempts.next().await?;
+        match attempt.within(shared.stall(), attempt.endpoint.put_text(object, &text)).await {
+            Ok(()) => {
+                attempt.succeeded();
+                return Ok(());
+            }
+            Err(fault) => attempts.failed(attempt, fault)?,
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for S3Storage {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn namespace(&self) -> Option<&Namespace> {
+        Some(&self.shared.namespace)
+    }
+
+    fn register(&self, region: &Arc<Region>) -> Result<Registration> {
+        self.shared.open()?;
+        if !region.kind().is_host() {
+            let message =
+                format!("memory of {:?} can't be sent; copy pages to host memory first", region.kind());
+            return Err(Error::new(ErrorKind::Unsupported, message).with_backend(NAME));
+        }
+        Ok(Registration::new(self.shared.owner, Arc::clone(region), Box::new(())))
+    }
+
+    fn load(&self, requests: Vec<PageRequest>) -> Transfer<PageBatch> {
+        let running = self.shared.running.begin();
+        if let Err(error) = self.shared.open() {
+            return Transfer::ready(PageBatch::failed(requests, &error));
+        }
+        let (completion, transfer) = Transfer::channel(requests.len());
+        let shared = Arc::clone(&self.shared);
+        self.handle.spawn(async move {
+            // Nobody waits: its memory is free with it.
+            drop(completion.answer(load::load(&shared, requests).await));
+            drop(running);
+        });
+        transfer
+    }
+
+    fn store(&self, requests: Vec<PageRequest>, options: StoreOptions) -> Transfer<PageBatch> {
+        let running = self.shared.running.begin();
+        if let Err(error) = self.shared.open() {
+            return Transfer::ready(PageBatch::failed(requests, &error));
+        }
+        let (completion, transfer) = Transfer::channel(requests.len());
+        let shared = Arc::clone(&self.shared);
+        self.handle.spawn(async move {
+            drop(completion.answer(store::store(&shared, requests, options).await));
+            drop(running);
+        });
+        transfer
+    }
+
+    /// Only where everything is known; else it takes requests.
+    fn exists_now(&self, keys: &[PageKey]) -> Option<Result<Vec<bool>>> {
+        if let Err(error) = self.shared.open() {
+            return Some(Err(error));
+        }
+        let known = keys.iter().map(|key| self.shared.known.get(key).map(|known| known == Known::Present));
+        known.collect::<Option<Vec<bool>>>().map(Ok)
+    }
+
+    async fn exists(&self, keys: &[PageKey]) -> Result<Vec<bool>> {
+        let keys = keys.to_vec();
+        self.on_threads(|shared| async move { keys::exists(&shared, &keys).await }).await
+    }
+
+    async fn exists_prefix(&self, keys: &[PageKey]) -> Result<usize> {
+        let keys = keys.to_vec();
+        self.on_threads(|shared| async move { keys::exists_prefix(&shared, &keys).await }).await
+    }
+
+    async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+        let keys = keys.to_vec();
+        self.on_threads(|shared| async move { keys::delete(&shared, &keys).await }).await
+    }
+
+    async fn clear(&self) -> Result<u64> {
+        self.on_threads(|shared| async move { keys::clear(&shared).await }).await
+    }
+
+    async fn list(&self, prefix: &str, cursor: Option<&ListCursor>, limit: usize) -> Result<Listing> {
+        let (prefix, cursor) = (prefix.to_owned(), cursor.cloned());
+        self.on_threads(|shared| async move { keys::list(&shared, &prefix, cursor.as_ref(), limit).await })
+            .await
+    }
+
+    /// Counts only: how much is in a bucket, nobody knows without listing it.
+    fn stat(&self) -> StorageStat {
+        self.shared.stat()
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.shared.is_child() || self.shared.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (answer, closed) = oneshot::channel();
+        let lost = || Err(Error::new(ErrorKind::Abandoned, "the object store's thread is gone"));
+        if self.close.send(answer).is_err() {
+            return lost();
+        }
+        closed.await.unwrap_or_else(|_| lost())
+    }
+}

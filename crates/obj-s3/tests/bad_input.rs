@@ -1,0 +1,138 @@
+//! What is wrong with a configuration, or with the store that it names, is said at open, by name, and without secrets.
+
+mod fixture;
+
+use std::time::{Duration, Instant};
+
+use fixture::{Fault, KEY, SECRET, Server, config};
+use hicache_core::{ErrorKind, Namespace};
+use hicache_obj_s3::{Access, S3Config, S3Storage};
+
+async fn refused(config: S3Config) -> (ErrorKind, String) {
+    let error = S3Storage::open(config, &Namespace::new("test")).await.unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(!text.contains(SECRET) && !text.contains(KEY), "a secret is shown: {text}");
+    (error.kind(), error.to_string())
+}
+
+#[tokio::test]
+async fn what_the_store_refuses_is_the_configuration() {
+    let server = Server::start().await;
+    let with = |change: &dyn Fn(&mut S3Config)| {
+        let mut config = config(&[&server]);
+        change(&mut config);
+        refused(config)
+    };
+    let (kind, text) = with(&|config| config.bucket = "elsewhere".into()).await;
+    assert!(
+        kind == ErrorKind::Config && text.contains("elsewhere") && text.contains("NoSuchBucket"),
+        "{text}"
+    );
+    let wrong = Access::Key { id: KEY.into(), secret: "wrong".into(), token: None };
+    let (kind, text) = with(&|config| config.access = wrong.clone()).await;
+    assert!(kind == ErrorKind::Config && text.contains("credentials"), "{text}");
+    let (kind, text) = with(&|config| config.access = Access::Anonymous).await;
+    assert!(kind == ErrorKind::Config && text.contains("403"), "{text}");
+    let answers = [
+        (403, "<Error><Code>RequestTimeTooSkewed</Code></Error>", "clock"),
+        (301, "<Error><Code>PermanentRedirect</Code></Error>", "obj_s3.region"),
+        (400, "<Error><Code>AuthorizationHeaderMalformed</Code></Error>", "obj_s3.region"),
+        (403, "<Error><Code>AccessDenied</Code></Error>", "ListBucket"),
+        (400, "<Error><Code>ExpiredToken</Code></Error>", "be valid now"),
+        (404, "<html>no such page</html>", "obj_s3.endpoint"),
+        (405, "no", "obj_s3.endpoint"),
+        (200, "<html>welcome</html>", "should be a manifest"),
+    ];
+    for (status, body, mend) in answers {
+        server.fail(move |_, _| Some(Fault::Strange(status, body)));
+        let (kind, text) = with(&|_| ()).await;
+        assert!(kind == ErrorKind::Config && text.contains(mend), "{status} {body}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_answer_is_unavailable_and_soon() {
+    let begun = Instant::now();
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let server = Server::start().await;
+    let mut one = config(&[&server]);
+    one.endpoints = vec![nobody];
+    let (kind, text) = refused(one).await;
+    assert!(kind == ErrorKind::Unavailable, "{text}");
+    // Something that speaks, and not HTTP.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut two = config(&[&server]);
+    two.endpoints = vec![format!("http://{}", listener.local_addr().unwrap())];
+    two.load_timeout_ms = 1000;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let _ = std::io::Write::write_all(&mut stream, b"220 mail ready\r\n");
+        }
+    });
+    let (kind, text) = refused(two).await;
+    assert!(kind != ErrorKind::Config || text.contains("obj_s3"), "{kind}: {text}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn files_that_are_not_there_or_not_right_are_named() {
+    let server = Server::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    let with = |change: &dyn Fn(&mut S3Config)| {
+        let mut config = config(&[&server]);
+        change(&mut config);
+        refused(config)
+    };
+    for content in
+        [None, Some("no certificate"), Some("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")]
+    {
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let (kind, text) = with(&|config| config.ca_file = Some(file.clone())).await;
+        assert!(kind == ErrorKind::Config && text.contains("obj_s3.ca_file"), "{text}");
+    }
+    let profile = Access::Profile { name: Some("nobody".into()), file: Some(directory.path().join("none")) };
+    let (kind, text) = with(&|config| config.access = profile.clone()).await;
+    assert!(kind == ErrorKind::Config && text.contains("obj_s3.profile"), "{text}");
+    let (kind, text) = with(&|config| config.proxy = Some("::".into())).await;
+    assert!(kind == ErrorKind::Config && text.contains("obj_s3.proxy"), "{text}");
+}
+
+#[tokio::test]
+async fn a_profile_of_a_file_is_taken() {
+    let server = Server::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("credentials");
+    std::fs::write(&file, format!("[mine]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n"))
+        .unwrap();
+    let mut config = config(&[&server]);
+    config.access = Access::Profile { name: Some("mine".into()), file: Some(file) };
+    let storage = S3Storage::open(config, &Namespace::new("test")).await.unwrap();
+    hicache_core::Storage::close(&*storage).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_manifest_of_something_else_is_refused() {
+    let server = Server::start().await;
+    let namespace = Namespace::new("test");
+    let storage = S3Storage::open(config(&[&server]), &namespace).await.unwrap();
+    hicache_core::Storage::close(&*storage).await.unwrap();
+    let name = format!("hicache/{}/manifest.json", namespace.fingerprint());
+    let text = String::from_utf8(server.bucket.lock().objects[&name].bytes.clone()).unwrap();
+    assert!(text.contains("\"model\": \"test\""), "{text}");
+    for (content, word) in [
+        (text.replace("\"model\": \"test\"", "\"model\": \"prod\""), "prod"),
+        (text.replace("\"format\": 1", "\"format\": 9"), "format 9"),
+        ("hello".to_owned(), "not JSON"),
+    ] {
+        server.bucket.lock().objects.get_mut(&name).unwrap().bytes = content.into_bytes();
+        let (kind, text) = refused(config(&[&server])).await;
+        assert!(kind == ErrorKind::Config && text.contains(word) && text.contains(&name), "{text}");
+    }
+}

@@ -1,0 +1,142 @@
+//! What is there, and taking it away.
+
+use std::sync::Arc;
+
+use hicache_core::hashing::parse_hex32;
+use hicache_core::{Error, ListCursor, ListedPage, Listing, Outcome, PageKey, PoolName, Result};
+
+use crate::link::Health;
+use crate::shared::Shared;
+
+/// How listings of the two tiers are told apart.
+const NEAR: &str = "near ";
+const FAR: &str = "far ";
+
+/// Asks the far tier about keys that the near one has not; a far tier that fails has none of them.
+async fn far_has<T>(shared: &Arc<Shared>, asked: impl Future<Output = Result<T>>, none: T) -> T {
+    match asked.await {
+        Ok(found) => {
+            shared.heard(Some(Health::Good));
+            found
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the far tier does not say what it has");
+            shared.heard(Some(Health::of_error(error.kind())));
+            none
+        }
+    }
+}
+
+/// Which of the keys may be in the far tier: none if it is cut off, and none that it lacked a moment ago.
+fn askable(shared: &Shared, keys: &[PageKey], near: &[bool]) -> Vec<usize> {
+    let up = shared.link.is_up();
+    (0..keys.len()).filter(|&i| up && !near[i] && !shared.absent.has(&keys[i])).collect()
+}
+
+pub(crate) async fn exists(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec<bool>> {
+    let mut there = shared.near.exists(keys).await?;
+    let asked = askable(shared, keys, &there);
+    shared.try_far_if(there.contains(&false), keys);
+    if !asked.is_empty() {
+        let far_keys: Vec<PageKey> = asked.iter().map(|&i| keys[i]).collect();
+        let found = far_has(shared, shared.far.exists(&far_keys), vec![false; far_keys.len()]).await;
+        for (i, found) in asked.into_iter().zip(found) {
+            there[i] = found;
+            if !found && shared.link.is_up() {
+                shared.absent.add(keys[i]);
+            }
+        }
+    }
+    Ok(there)
+}
+
+pub(crate) async fn exists_prefix(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<usize> {
+    let near = shared.near.exists(keys).await?;
+    let asked = askable(shared, keys, &near);
+    shared.try_far_if(near.contains(&false), keys);
+    // Up to the first key that neither can have.
+    let known_end = (0..keys.len()).find(|i| !near[*i] && !asked.contains(i)).unwrap_or(keys.len());
+    let asked: Vec<usize> = asked.into_iter().filter(|&i| i < known_end).collect();
+    if asked.is_empty() {
+        return Ok(known_end);
+    }
+    let far_keys: Vec<PageKey> = asked.iter().map(|&i| keys[i]).collect();
+    let found = far_has(shared, shared.far.exists_prefix(&far_keys), 0).await;
+    let Some(&missing) = asked.get(found) else { return Ok(known_end) };
+    if shared.link.is_up() {
+        shared.absent.add(keys[missing]);
+    }
+    Ok(missing)
+}
+
+pub(crate) async fn delete(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+    let _gate = shared.shut().await;
+    for key in keys {
+        shared.uploads.remove(key);
+        shared.sent.forget(key);
+    }
+    let near = shared.near.delete(keys).await?;
+    let far = shared.far.delete(keys).await?;
+    let outcomes = near.into_iter().zip(far).map(|pair| match pair {
+        (Outcome::Failed(error), _) | (_, Outcome::Failed(error)) => Outcome::Failed(error),
+        (Outcome::Absent, Outcome::Absent) => Outcome::Absent,
+        _ => Outcome::Done,
+    });
+    Ok(outcomes.collect())
+}
+
+/// Answers how many pages the tier that had more of them had: nobody counts those that were in both.
+pub(crate) async fn clear(shared: &Arc<Shared>) -> Result<u64> {
+    let _gate = shared.shut().await;
+    shared.uploads.clear();
+    shared.sent.forget_all();
+    let near = shared.near.clear().await?;
+    let far = shared.far.clear().await?;
+    Ok(near.max(far))
+}
+
+/// The near tier's pages, then those of the far tier that the near one has not.
+pub(crate) async fn list(
+    shared: &Arc<Shared>,
+    prefix: &str,
+    cursor: Option<&ListCursor>,
+    limit: usize,
+) -> Result<Listing> {
+    let strange =
+        |text: &str| Error::config(format!("{text:?} is no cursor of this storage; start without one"));
+    let (tier, inner) = match cursor.map(|cursor| cursor.0.as_str()) {
+        None => (NEAR, None),
+        Some(text) => match (text.strip_prefix(NEAR), text.strip_prefix(FAR)) {
+            (Some(inner), _) => (NEAR, Some(inner)),
+            (_, Some(inner)) => (FAR, Some(inner)),
+            _ => return Err(strange(text)),
+        },
+    };
+    let inner = inner.filter(|inner| !inner.is_empty()).map(|inner| ListCursor(inner.to_owned()));
+    if tier == NEAR {
+        let mut listing = shared.near.list(prefix, inner.as_ref(), limit).await?;
+        listing.next = Some(match listing.next {
+            Some(next) => ListCursor(format!("{NEAR}{}", next.0)),
+            None => ListCursor(FAR.to_owned()),
+        });
+        return Ok(listing);
+    }
+    let mut listing = shared.far.list(prefix, inner.as_ref(), limit).await?;
+    listing.next = listing.next.map(|next| ListCursor(format!("{FAR}{}", next.0)));
+    let keys: Vec<Option<PageKey>> = listing.pages.iter().map(key_of).collect();
+    let known: Vec<PageKey> = keys.iter().flatten().copied().collect();
+    let near = shared.near.exists(&known).await?;
+    let mut near = near.into_iter();
+    let mut only_far = keys.iter().map(|key| key.is_none() || !near.next().unwrap_or(false));
+    listing.pages.retain(|_| only_far.next().unwrap_or(true));
+    Ok(listing)
+}
+
+/// The key of a listed page: its name is a hash in hexadecimal, or the text that was hashed.
+fn key_of(page: &ListedPage) -> Option<PageKey> {
+    let pool = PoolName::new(&page.pool).ok()?;
+    match parse_hex32(&page.name) {
+        Ok(digest) => Some(PageKey::new(pool, digest)),
+        Err(_) => PageKey::from_text(&page.name).ok(),
+    }
+}

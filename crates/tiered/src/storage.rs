@@ -1,0 +1,246 @@
+//! The storage.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hicache_core::{
+    Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch, PageKey, PageRequest, Region,
+    Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::TieredConfig;
+use crate::counts::TierCounts;
+use crate::shared::Shared;
+use crate::{keys, load, staging, store, uploads};
+
+/// A near storage before a far one; see the crate's documentation for what it promises.
+#[derive(Debug)]
+pub struct Tiered {
+    shared: Arc<Shared>,
+    /// Of the thread on which everything runs.
+    handle: Handle,
+    close: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
+}
+
+impl Tiered {
+    /// Puts `near` before `far`, both of which should be of one namespace. One thread is started.
+    ///
+    /// # Errors
+    /// `Config` for bounds of 0 and for tiers of different namespaces, `Unavailable` if the system gives no thread.
+    pub fn open(near: Arc<dyn Storage>, far: Arc<dyn Storage>, config: TieredConfig) -> Result<Arc<Self>> {
+        config.validate()?;
+        if let (Some(one), Some(other)) = (near.namespace(), far.namespace())
+            && one != other
+        {
+            return Err(Error::config(format!(
+                "the tiers are of different namespaces: {} has {one:?}, {} has {other:?}",
+                near.name(),
+                far.name()
+            )));
+        }
+        let unavailable =
+            |error| Error::new(ErrorKind::Unavailable, "no thread for the tiers").with_source(error);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(unavailable)?;
+        let handle = runtime.handle().clone();
+        let shared = Arc::new(Shared::new(near, far, config, handle.clone()));
+        let (close, closing) = mpsc::unbounded_channel();
+        let of_thread = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("hicache-tiered".into())
+            .spawn(move || {
+                runtime.block_on(run(&of_thread, closing));
+                runtime.shutdown_background();
+            })
+            .map_err(unavailable)?;
+        Ok(Arc::new(Self { shared, handle, close }))
+    }
+
+    /// What became of pages, tier by tier.
+    pub fn counts(&self) -> TierCounts {
+        self.shared.counters.read()
+    }
+
+    /// The near tier.
+    pub fn near(&self) -> &Arc<dyn Storage> {
+        &self.shared.near
+    }
+
+    /// The far tier.
+    pub fn far(&self) -> &Arc<dyn Storage> {
+        &self.shared.far
+    }
+
+    /// Runs `work` to its end on the thread of the tiers, whoever waits for it.
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let running = self.shared.running.begin();
+        self.shared.open()?;
+        let task = self.handle.spawn(async move {
+            let result = work.await;
+            drop(running);
+            result
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Abandoned, "the operation was lost").with_source(error))
+        })
+    }
+}
+
+async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>) {
+    let uploads = tokio::spawn({
+        let shared = Arc::clone(shared);
+        async move { uploads::upload(&shared).await }
+    });
+    let answer = closing.recv().await;
+    shared.running.none().await;
+    let limit = Duration::from_millis(shared.config.drain_timeout_ms);
+    // A far tier that is cut off is not waited for; its pages would have been misses anyway.
+    let gone = async {
+        while shared.link.is_up() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let drained = async {
+        tokio::select! {
+            () = shared.uploads.drained() => {}
+            () = gone => {}
+        }
+    };
+    let _ = tokio::time::timeout(limit, drained).await;
+    uploads.abort();
+    let left = shared.uploads.clear();
+    shared.counters.unsent_pages.fetch_add(left as u64, Ordering::Relaxed);
+    shared.counters.waiting_pages.store(0, Ordering::Relaxed);
+    if left > 0 {
+        tracing::warn!(pages = left, "pages did not reach the far tier before the storage was closed");
+    }
+    if let Some(answer) = answer {
+        let near = shared.near.close().await;
+        let far = shared.far.close().await;
+        let _ = answer.send(near.and(far));
+    }
+    while let Some(again) = closing.recv().await {
+        let _ = again.send(Ok(()));
+    }
+}
+
+#[async_trait]
+impl Storage for Tiered {
+    fn name(&self) -> &'static str {
+        "tiered"
+    }
+
+    fn namespace(&self) -> Option<&Namespace> {
+        self.shared.near.namespace().or_else(|| self.shared.far.namespace())
+    }
+
+    fn register(&self, region: &Arc<Region>) -> Result<Registration> {
+        self.shared.open()?;
+        staging::register(self.shared.owner, &*self.shared.near, &*self.shared.far, region)
+    }
+
+    fn load(&self, requests: Vec<PageRequest>) -> Transfer<PageBatch> {
+        let running = self.shared.running.begin();
+        if let Err(error) = self.shared.open() {
+            return Transfer::ready(PageBatch::failed(requests, &error));
+        }
+        let (completion, transfer) = Transfer::channel(requests.len());
+        let shared = Arc::clone(&self.shared);
+        self.handle.spawn(async move {
+            // Nobody waits: its memory is free with it.
+            drop(completion.answer(load::load(&shared, requests).await));
+            drop(running);
+        });
+        transfer
+    }
+
+    fn store(&self, requests: Vec<PageRequest>, options: StoreOptions) -> Transfer<PageBatch> {
+        let running = self.shared.running.begin();
+        if let Err(error) = self.shared.open() {
+            return Transfer::ready(PageBatch::failed(requests, &error));
+        }
+        let (completion, transfer) = Transfer::channel(requests.len());
+        let shared = Arc::clone(&self.shared);
+        self.handle.spawn(async move {
+            drop(completion.answer(store::store(&shared, requests, options).await));
+            drop(running);
+        });
+        transfer
+    }
+
+    /// Only where the near tier has everything, or the far one is not asked: else it takes I/O.
+    fn exists_now(&self, keys: &[PageKey]) -> Option<Result<Vec<bool>>> {
+        if let Err(error) = self.shared.open() {
+            return Some(Err(error));
+        }
+        let near = self.shared.near.exists_now(keys)?;
+        match &near {
+            Ok(there) if self.shared.link.is_up() && there.contains(&false) => None,
+            _ => Some(near),
+        }
+    }
+
+    async fn exists(&self, keys: &[PageKey]) -> Result<Vec<bool>> {
+        self.shared.open()?;
+        keys::exists(&self.shared, keys).await
+    }
+
+    async fn exists_prefix(&self, keys: &[PageKey]) -> Result<usize> {
+        self.shared.open()?;
+        keys::exists_prefix(&self.shared, keys).await
+    }
+
+    async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
+        let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
+        self.on_thread(async move { keys::delete(&shared, &keys).await }).await
+    }
+
+    async fn clear(&self) -> Result<u64> {
+        let shared = Arc::clone(&self.shared);
+        self.on_thread(async move { keys::clear(&shared).await }).await
+    }
+
+    async fn list(&self, prefix: &str, cursor: Option<&ListCursor>, limit: usize) -> Result<Listing> {
+        self.shared.open()?;
+        keys::list(&self.shared, prefix, cursor, limit).await
+    }
+
+    /// Sizes are the near tier's; the far one's pages count as foreign. Counts are of what callers were answered.
+    fn stat(&self) -> StorageStat {
+        let (near, far, counts) = (self.shared.near.stat(), self.shared.far.stat(), self.counts());
+        StorageStat {
+            hit_pages: counts.near_hit_pages + counts.far_hit_pages,
+            foreign_hit_pages: counts.far_hit_pages,
+            far_stored_pages: far.stored_pages,
+            missed_pages: counts.missed_pages,
+            corrupt_pages: counts.corrupt_pages,
+            failed_pages: counts.failed_pages,
+            read_bytes: counts.read_bytes,
+            foreign_pages: far.pages,
+            foreign_page_bytes: far.page_bytes,
+            breaker_opened: near.breaker_opened + counts.far_cut_off,
+            breakers_open: near.breakers_open + u64::from(!self.shared.link.is_up()),
+            ..near
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        if self.shared.is_child() || self.shared.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (answer, closed) = oneshot::channel();
+        let lost = || Err(Error::new(ErrorKind::Abandoned, "the thread of the tiers is gone"));
+        if self.close.send(answer).is_err() {
+            return lost();
+        }
+        closed.await.unwrap_or_else(|_| lost())
+    }
+}
