@@ -55,6 +55,21 @@ pub(super) struct Case {
     pub(super) shared: bool,
 }
 
+impl Case {
+    /// Drops the competitors without this in their names, and the bars if the one that they are against goes.
+    pub(super) fn keep_beside(&mut self, name: &str) {
+        let against = self.entrants.get(1).map(|entrant| entrant.name);
+        let mut number = 0;
+        self.entrants.retain(|entrant| {
+            number += 1;
+            number == 1 || entrant.name.contains(name)
+        });
+        if self.entrants.get(1).map(|entrant| entrant.name) != against {
+            self.bars.clear();
+        }
+    }
+}
+
 const MIB: usize = 1 << 20;
 const BATCH: usize = 128;
 const PAGES: [(&str, usize); 3] = [("64K", 64 << 10), ("512K", 512 << 10), ("2M", 2 * MIB)];

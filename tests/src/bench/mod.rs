@@ -66,6 +66,9 @@ struct Run {
     /// Only cases whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Only those competitors whose name contains this; ours plays always.
+    #[arg(long)]
+    beside: Option<String>,
     /// Interleaved rounds a case.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
@@ -106,7 +109,10 @@ pub fn run() -> ExitCode {
 fn run_cases(run: &Run) -> Result<bool, Problem> {
     let wanted = |name: &str| run.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let cases = if run.small { cases::small() } else { cases::all() };
-    let cases: Vec<_> = cases.into_iter().filter(|case| wanted(&case.name)).collect();
+    let mut cases: Vec<_> = cases.into_iter().filter(|case| wanted(&case.name)).collect();
+    for case in &mut cases {
+        case.keep_beside(run.beside.as_deref().unwrap_or_default());
+    }
     if cases.is_empty() {
         return Err(format!("no case has {:?} in its name; --list shows them", run.only).into());
     }

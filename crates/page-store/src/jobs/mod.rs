@@ -22,11 +22,11 @@ pub(crate) use store::store;
 pub(crate) use volumes::{VolumeList, Volumes};
 pub(crate) use watch::{Progress, watched};
 
-/// What a part has of bytes.
-const PART_BYTES: usize = 4 << 20;
-/// What the first part of a store has: it is summed while nothing moves.
-const FIRST_PART_BYTES: usize = 1 << 20;
-/// And the last of a load, at most: it is verified while nothing moves any more.
+/// Into how many parts a batch is cut, or a few more.
+const PARTS: usize = 8;
+/// Fewer bytes are no part of their own; as many has the first part of a store, which is summed while nothing moves.
+const LEAST_PART_BYTES: usize = 1 << 20;
+/// What the last part of a load has, at most: it is verified while nothing moves any more.
 const LAST_PART_BYTES: usize = 8 << 20;
 /// Most pages in a part.
 const MOST_PART_PAGES: usize = 128;
@@ -87,30 +87,28 @@ enum Exposed {
     Last,
 }
 
-/// Cuts pages into parts, so that the checksums of one are computed while others move. Each part costs wake-ups, so
-/// there are few; the exposed one, whose checksums nothing hides, is small.
+/// Cuts pages into parts, so that the checksums of one are computed while others move. Each part costs wake-ups and
+/// allocations, so there are some ten of them, however long the pages are. The exposed one, whose checksums nothing
+/// hides, is small; what a store sums next grows with what is being written meanwhile.
 ///
 /// Beside other batches, `alone` false, theirs are what moves meanwhile, and nothing is cut.
 fn parts<T>(mut pages: Vec<T>, bytes: usize, exposed: Exposed, alone: bool) -> Vec<Vec<T>> {
-    let (mut most, mut small) = (MOST_PART_PAGES, 0);
+    let pages_in = |part_bytes: usize| part_bytes / bytes.max(1);
+    let mut most = MOST_PART_PAGES;
     if alone {
-        let within = |part_bytes: usize| (part_bytes / bytes.max(1)).clamp(1, MOST_PART_PAGES);
-        most = within(PART_BYTES);
-        small = match exposed {
-            Exposed::First => within(FIRST_PART_BYTES),
-            Exposed::Last => within(LAST_PART_BYTES).min(pages.len().div_ceil(8)),
-        };
+        most = pages.len().div_ceil(PARTS).max(pages_in(LEAST_PART_BYTES)).clamp(1, MOST_PART_PAGES);
     }
-    let mut parts = Vec::with_capacity(pages.len() / most + 2);
-    let last =
-        (exposed == Exposed::Last && pages.len() > small).then(|| pages.split_off(pages.len() - small));
-    if exposed == Exposed::First && pages.len() > small {
-        let rest = pages.split_off(small);
-        parts.push(std::mem::replace(&mut pages, rest));
+    let last = (alone && exposed == Exposed::Last && pages.len() > most)
+        .then(|| pages.split_off(pages.len() - pages_in(LAST_PART_BYTES).clamp(1, most)));
+    let mut next = most;
+    if alone && exposed == Exposed::First {
+        next = pages_in(LEAST_PART_BYTES).clamp(1, most);
     }
-    while pages.len() > most {
-        let rest = pages.split_off(most);
+    let mut parts = Vec::with_capacity(pages.len() / most + PARTS);
+    while pages.len() > next {
+        let rest = pages.split_off(next);
         parts.push(std::mem::replace(&mut pages, rest));
+        next = (2 * next).min(most);
     }
     parts.push(pages);
     parts.extend(last);
@@ -134,10 +132,12 @@ mod tests {
         let lengths = |exposed, bytes, alone| {
             parts(vec![(); 128], bytes, exposed, alone).iter().map(Vec::len).collect::<Vec<_>>()
         };
-        assert_eq!(lengths(Exposed::First, 2 << 20, true)[..3], [1, 2, 2]);
-        assert_eq!(lengths(Exposed::First, 64 << 10, true), [16, 64, 48]);
-        assert_eq!(lengths(Exposed::Last, 2 << 20, true)[60..], [2, 2, 4]);
-        assert_eq!(lengths(Exposed::Last, 64 << 10, true), [64, 48, 16]);
+        assert_eq!(lengths(Exposed::First, 2 << 20, true)[..6], [1, 2, 4, 8, 16, 16]);
+        assert_eq!(lengths(Exposed::First, 64 << 10, true), [16; 8]);
+        assert_eq!(lengths(Exposed::First, 512, true), [128]);
+        assert_eq!(lengths(Exposed::Last, 2 << 20, true), [16, 16, 16, 16, 16, 16, 16, 12, 4]);
+        assert_eq!(lengths(Exposed::Last, 64 << 10, true), [16; 8]);
+        assert_eq!(lengths(Exposed::Last, 512, true), [128]);
         for exposed in [Exposed::First, Exposed::Last] {
             assert_eq!(lengths(exposed, 1, true).iter().sum::<usize>(), 128);
             assert_eq!(lengths(exposed, 2 << 20, false), [128]);
