@@ -277,10 +277,12 @@ impl Opened {
         }
         let lengths: Vec<usize> = requests.iter().map(|request| request.memory.bytes()).collect();
         let answer = submit(requests).wait();
-        if answer.memory.iter().any(Option::is_none) {
+        let is_lost = answer.memory.iter().any(Option::is_none);
+        // What came back is leased no more: only what did not is waited for.
+        drop(answer.memory);
+        if is_lost {
             self.wait_for_lost_memory();
         }
-        drop(answer.memory);
         for ((outcome, page), bytes) in answer.outcomes.into_iter().zip(places).zip(lengths) {
             match outcome {
                 Outcome::Done => {

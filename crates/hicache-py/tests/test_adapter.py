@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import types
 
 import pytest
 from conftest import FakePool, keys_of, slots_of
@@ -78,6 +79,25 @@ def test_what_differs_is_another_namespace(backend, change):
     assert storage.batch_exists(keys_of([0])) == 1, "clear took another namespace's pages"
     assert storage.clear() is True
     assert storage.batch_exists(keys_of([0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [("model_path", ("org/chat-v1", "org/chat-v2")), ("load_format", ("auto", "dummy")), ("quantization", (None, "fp8"))],
+)
+def test_a_served_name_that_stands_for_other_weights_is_another_namespace(backend, monkeypatch, flag, values):
+    from hicache.sglang import settings
+
+    def server(value):
+        arguments = types.SimpleNamespace(**{flag: value})
+        monkeypatch.setattr(settings, "server_arguments", lambda: arguments)
+        return backend(pool)
+
+    pool = FakePool()
+    pool.fill([0], 1)
+    server(values[0]).batch_set_v1(keys_of([0]), slots_of([0]))
+    assert server(values[1]).batch_exists(keys_of([0])) == 0, "pages of other weights are found"
+    assert server(values[0]).batch_exists(keys_of([0])) == 1
 
 
 @pytest.mark.parametrize("first", [0, 1])

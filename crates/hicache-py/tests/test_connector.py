@@ -39,6 +39,11 @@ def test_selection_order(connector, tmp_path):
         connector("f", file_plugin="posix-prea")
 
 
+def test_an_array_of_objects_is_refused(connector):
+    with pytest.raises(TypeError, match="array of Python objects"):
+        connector().set("objects", np.array([{}, []], dtype=object))
+
+
 def _descriptors():
     for name in os.listdir("/proc/self/fd"):
         try:

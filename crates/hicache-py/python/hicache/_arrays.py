@@ -122,6 +122,9 @@ class Array:
         self.bytes = buffer.len
         self.readonly = bool(buffer.readonly)
         code = (buffer.format or b"B").decode().lstrip("@=<")
+        if "O" in code:
+            self.release()
+            raise TypeError("an array of Python objects has no bytes of its own to store; store numbers")
         if code in "ilqn" and buffer.itemsize in (4, 8):
             self.kind = f"i{buffer.itemsize}"
         elif code in "ILQN" and buffer.itemsize in (4, 8):

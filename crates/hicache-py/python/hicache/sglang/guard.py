@@ -16,7 +16,9 @@ def misses(answer: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callabl
             try:
                 self._reports.pass_on()
                 return method(self, *arguments, **named)
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # A panic of the native half is no `Exception`.
                 self._counters.add(failed_calls=1)
                 self._reports.tell(
                     logging.ERROR,

@@ -25,6 +25,8 @@ SGLANG_FIELDS = frozenset(
         "tp_lcm_size",
     ]
 )
+#: SGLang's flags that change the bytes of a page and nothing else that is looked at here.
+_COMPUTING_FLAGS = ("json_model_override_args", "load_format", "quantization", "quantization_param_path")
 #: The first release that looks at `interface_v1`.
 FIRST_WITH_ADDRESSES = (0, 5, 6)
 #: Fields of the namespace that an operator may set; the others are read from the pool.
@@ -123,11 +125,31 @@ def namespace(config: Any, pool: Any, settings: Settings) -> Dict[str, Any]:
     logical = getattr(config, "logical_page_size", None)
     if logical:
         described["extra"]["logical_page_tokens"] = str(logical)
+    described["extra"].update(weights(config, settings))
     described["extra"].update(settings.namespace.get("extra") or {})
     for field in ("model", "revision"):
         if settings.namespace.get(field):
             described[field] = settings.namespace[field]
     return described
+
+
+def weights(config: Any, settings: Settings) -> Dict[str, str]:
+    """What a served name does not say: which weights it stands for, and flags that change what is computed from them."""
+    arguments = server_arguments()
+    said = {}
+    for flag in _COMPUTING_FLAGS:
+        value = getattr(arguments, flag, None)
+        if value is not None and str(value) not in ("", "auto", "{}"):
+            said[flag] = str(value)
+    path = getattr(arguments, "model_path", None)
+    named = settings.namespace.get("model") or getattr(config, "model_name", None)
+    # A directory on this machine is told by its files, wherever it lies.
+    if path and str(path) != named and not settings.namespace.get("model") and not os.path.isdir(path):
+        said["model_path"] = str(path)
+        if os.path.isfile(path):
+            stat = os.stat(path)
+            said["model_path"] = f"{os.path.basename(path)}:{stat.st_size}:{stat.st_mtime_ns}"
+    return said
 
 
 def revision_of(config: Any) -> Optional[str]:

@@ -101,7 +101,9 @@ class SidePools:
             if pool is None:
                 raise LookupError(f"pool {name} is not registered here")
             return self._move(loads, pool, keys, transfer.host_indices)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             # One pool's trouble is not the others'.
             self._counters.add(failed_calls=1)
             self._reports.tell(
