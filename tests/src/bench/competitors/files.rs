@@ -22,7 +22,7 @@ pub(super) struct Directories(PathBuf);
 
 impl Directories {
     pub(super) fn make(spec: &Spec) -> Result<Self, Problem> {
-        let directories = Self(spec.directory.join("files"));
+        let directories = Self(spec.directory.join(format!("{:?}", spec.kind)));
         for number in 0..256 {
             std::fs::create_dir_all(directories.path(number).parent().ok_or("no directory")?)?;
         }
