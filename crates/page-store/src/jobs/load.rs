@@ -28,7 +28,7 @@ struct Answers {
 }
 
 /// Parts that are still under way when the last one is sent after them.
-const IN_FLIGHT_BEFORE_LAST: usize = 2;
+const IN_FLIGHT_BEFORE_LAST: usize = 1;
 /// A page that its writer replaces or moves while it is read is looked up so often.
 const MOST_LOOKUPS: usize = 3;
 
@@ -148,7 +148,7 @@ async fn load_once(
         }
         let bytes = moves.first().map_or(0, |page| page.memory.bytes());
         let mut parts = parts(moves, bytes, Exposed::Last, shared.is_alone());
-        if parts.len() > IN_FLIGHT_BEFORE_LAST {
+        if parts.len() > IN_FLIGHT_BEFORE_LAST + 1 {
             held.extend(parts.pop().map(|last| (number, last)));
         }
         parts.into_iter().for_each(|part| flights.push(fly(number, part)));

@@ -23,7 +23,7 @@ pub(crate) use volumes::{VolumeList, Volumes};
 pub(crate) use watch::{Progress, watched};
 
 /// Into how many parts a batch is cut, or a few more.
-const PARTS: usize = 8;
+const PARTS: usize = 4;
 /// Fewer bytes are no part of their own; as many has the first part of a store, which is summed while nothing moves.
 const LEAST_PART_BYTES: usize = 1 << 20;
 /// What the last part of a load has, at most: it is verified while nothing moves any more.
@@ -88,7 +88,7 @@ enum Exposed {
 }
 
 /// Cuts pages into parts, so that the checksums of one are computed while others move. Each part costs wake-ups and
-/// allocations, so there are some ten of them, however long the pages are. The exposed one, whose checksums nothing
+/// allocations, so there are few of them, however long the pages are. The exposed one, whose checksums nothing
 /// hides, is small; what a store sums next grows with what is being written meanwhile.
 ///
 /// Beside other batches, `alone` false, theirs are what moves meanwhile, and nothing is cut.
@@ -132,11 +132,11 @@ mod tests {
         let lengths = |exposed, bytes, alone| {
             parts(vec![(); 128], bytes, exposed, alone).iter().map(Vec::len).collect::<Vec<_>>()
         };
-        assert_eq!(lengths(Exposed::First, 2 << 20, true)[..6], [1, 2, 4, 8, 16, 16]);
-        assert_eq!(lengths(Exposed::First, 64 << 10, true), [16; 8]);
+        assert_eq!(lengths(Exposed::First, 2 << 20, true), [1, 2, 4, 8, 16, 32, 32, 32, 1]);
+        assert_eq!(lengths(Exposed::First, 64 << 10, true), [16, 32, 32, 32, 16]);
         assert_eq!(lengths(Exposed::First, 512, true), [128]);
-        assert_eq!(lengths(Exposed::Last, 2 << 20, true), [16, 16, 16, 16, 16, 16, 16, 12, 4]);
-        assert_eq!(lengths(Exposed::Last, 64 << 10, true), [16; 8]);
+        assert_eq!(lengths(Exposed::Last, 2 << 20, true), [32, 32, 32, 28, 4]);
+        assert_eq!(lengths(Exposed::Last, 512 << 10, true), [32, 32, 32, 16, 16]);
         assert_eq!(lengths(Exposed::Last, 512, true), [128]);
         for exposed in [Exposed::First, Exposed::Last] {
             assert_eq!(lengths(exposed, 1, true).iter().sum::<usize>(), 128);
