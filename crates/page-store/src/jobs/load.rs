@@ -1,7 +1,7 @@
 //! Loads: find, pin, read, verify.
 
+use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use hicache_core::{
     Access, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest,
 };
@@ -27,8 +27,6 @@ struct Answers {
     replaced: Vec<usize>,
 }
 
-/// Parts that are still under way when the last one is sent after them.
-const IN_FLIGHT_BEFORE_LAST: usize = 1;
 /// A page that its writer replaces or moves while it is read is looked up so often.
 const MOST_LOOKUPS: usize = 3;
 
@@ -89,11 +87,6 @@ async fn load_once(
     let mut loading: Vec<Option<Loading>> = (0..count).map(|_| None).collect();
     let mut permits: Vec<Option<Permit<'_>>> = volumes.iter().map(|_| None).collect();
     let mut flights = FuturesUnordered::new();
-    let fly = |number, part| async move {
-        let _waiting = progress.wait_for(number, Direction::Read);
-        shared.move_pages(Direction::Read, part, progress).await
-    };
-    let mut held: Vec<(usize, Vec<Move>)> = Vec::new();
     for (number, pages) in by_volume.into_iter().enumerate() {
         let volume = &volumes[number];
         let keys: Vec<PageKey> = pages.iter().map(|page| page.1).collect();
@@ -147,27 +140,17 @@ async fn load_once(
             }
         }
         let bytes = moves.first().map_or(0, |page| page.memory.bytes());
-        let mut parts = parts(moves, bytes, Exposed::Last, shared.is_alone());
-        if parts.len() > IN_FLIGHT_BEFORE_LAST + 1 {
-            held.extend(parts.pop().map(|last| (number, last)));
+        for part in parts(moves, bytes, Exposed::Last, shared.is_alone()) {
+            flights.push(async move {
+                let _waiting = progress.wait_for(number, Direction::Read);
+                shared.move_pages(Direction::Read, part, progress).await
+            });
         }
-        parts.into_iter().for_each(|part| flights.push(fly(number, part)));
     }
     let mut answers = Answers { outcomes, memory, replaced: Vec::new() };
-    // All parts but the last are under way after the first poll; each is verified while the others still move. Disks of
-    // virtual machines report what they have in the queue at once, when all of it has ended: so that not most of a batch is
-    // verified after that, the last part waits until there is time to verify the others beside it.
+    // All parts are under way after the first poll; each is verified while the others still move.
     while let Some(moved) = flights.next().await {
-        let mut landed = vec![moved];
-        landed.extend(std::iter::from_fn(|| flights.next().now_or_never().flatten()));
-        if flights.len() <= IN_FLIGHT_BEFORE_LAST * held.len() {
-            held.drain(..).for_each(|(number, last)| flights.push(fly(number, last)));
-            // Polled once, it is with the engine.
-            landed.extend(flights.next().now_or_never().flatten());
-        }
-        for moved in landed {
-            finish(shared, &volumes, moved, &permits, &mut loading, &mut answers);
-        }
+        finish(shared, &volumes, moved, &permits, &mut loading, &mut answers);
     }
     let Answers { outcomes, memory, replaced } = answers;
     (PageBatch { outcomes, memory }, replaced)

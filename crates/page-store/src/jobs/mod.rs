@@ -22,12 +22,8 @@ pub(crate) use store::store;
 pub(crate) use volumes::{VolumeList, Volumes};
 pub(crate) use watch::{Progress, watched};
 
-/// Into how many parts a batch is cut, or a few more.
-const PARTS: usize = 4;
-/// Fewer bytes are no part of their own; as many has the first part of a store, which is summed while nothing moves.
-const LEAST_PART_BYTES: usize = 1 << 20;
-/// What the last part of a load has, at most: it is verified while nothing moves any more.
-const LAST_PART_BYTES: usize = 8 << 20;
+/// Fewer bytes than this move in one part.
+const WORTH_PARTS_BYTES: usize = 1 << 20;
 /// Most pages in a part.
 const MOST_PART_PAGES: usize = 128;
 
@@ -87,28 +83,22 @@ enum Exposed {
     Last,
 }
 
-/// Cuts pages into parts, so that the checksums of one are computed while others move. Each part costs wake-ups and
-/// allocations, so there are few of them, however long the pages are. The exposed one, whose checksums nothing
-/// hides, is small; what a store sums next grows with what is being written meanwhile.
+/// Cuts pages into parts, so that the checksums of one are computed while another moves. Each part costs wake-ups, and
+/// a checksum is several times as fast as a disk: so there are few parts, and only the exposed one is small.
 ///
 /// Beside other batches, `alone` false, theirs are what moves meanwhile, and nothing is cut.
 fn parts<T>(mut pages: Vec<T>, bytes: usize, exposed: Exposed, alone: bool) -> Vec<Vec<T>> {
-    let pages_in = |part_bytes: usize| part_bytes / bytes.max(1);
-    let mut most = MOST_PART_PAGES;
-    if alone {
-        most = pages.len().div_ceil(PARTS).max(pages_in(LEAST_PART_BYTES)).clamp(1, MOST_PART_PAGES);
-    }
-    let last = (alone && exposed == Exposed::Last && pages.len() > most)
-        .then(|| pages.split_off(pages.len() - pages_in(LAST_PART_BYTES).clamp(1, most)));
-    let mut next = most;
-    if alone && exposed == Exposed::First {
-        next = pages_in(LEAST_PART_BYTES).clamp(1, most);
-    }
-    let mut parts = Vec::with_capacity(pages.len() / most + PARTS);
-    while pages.len() > next {
-        let rest = pages.split_off(next);
+    let mut parts = Vec::with_capacity(pages.len() / MOST_PART_PAGES + 2);
+    let worth = alone && pages.len() * bytes >= WORTH_PARTS_BYTES;
+    let small = if worth { pages.len().min(MOST_PART_PAGES) / 8 } else { 0 };
+    let last = (exposed == Exposed::Last).then(|| pages.split_off(pages.len() - small));
+    if exposed == Exposed::First {
+        let rest = pages.split_off(small);
         parts.push(std::mem::replace(&mut pages, rest));
-        next = (2 * next).min(most);
+    }
+    while pages.len() > MOST_PART_PAGES {
+        let rest = pages.split_off(MOST_PART_PAGES);
+        parts.push(std::mem::replace(&mut pages, rest));
     }
     parts.push(pages);
     parts.extend(last);
@@ -129,18 +119,9 @@ mod tests {
                 assert_eq!(parts.concat(), (0..count).collect::<Vec<_>>());
             }
         }
-        let lengths = |exposed, bytes, alone| {
-            parts(vec![(); 128], bytes, exposed, alone).iter().map(Vec::len).collect::<Vec<_>>()
-        };
-        assert_eq!(lengths(Exposed::First, 2 << 20, true), [1, 2, 4, 8, 16, 32, 32, 32, 1]);
-        assert_eq!(lengths(Exposed::First, 64 << 10, true), [16, 32, 32, 32, 16]);
-        assert_eq!(lengths(Exposed::First, 512, true), [128]);
-        assert_eq!(lengths(Exposed::Last, 2 << 20, true), [32, 32, 32, 28, 4]);
-        assert_eq!(lengths(Exposed::Last, 512 << 10, true), [32, 32, 32, 16, 16]);
-        assert_eq!(lengths(Exposed::Last, 512, true), [128]);
-        for exposed in [Exposed::First, Exposed::Last] {
-            assert_eq!(lengths(exposed, 1, true).iter().sum::<usize>(), 128);
-            assert_eq!(lengths(exposed, 2 << 20, false), [128]);
-        }
+        let lengths =
+            |exposed| parts(vec![(); 128], 1 << 19, exposed, true).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(Exposed::First), [16, 112]);
+        assert_eq!(lengths(Exposed::Last), [112, 16]);
     }
 }
