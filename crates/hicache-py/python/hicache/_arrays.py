@@ -65,7 +65,19 @@ _DL_HOST = {1: False, 3: True, 11: True}
 class Array:
     """A run of bytes in memory, and the object that keeps it there."""
 
-    __slots__ = ("address", "bytes", "contiguous", "device", "kind", "object", "on_host", "pinned", "readonly", "_held")
+    __slots__ = (
+        "address",
+        "bytes",
+        "contiguous",
+        "device",
+        "kind",
+        "object",
+        "on_host",
+        "pinned",
+        "readonly",
+        "unresolved",
+        "_held",
+    )
 
     def __init__(self, obj: Any) -> None:
         self.object = obj
@@ -77,6 +89,7 @@ class Array:
         self.on_host = True
         self.pinned = False
         self.readonly = False
+        self.unresolved = False  # torch conjugates or negates it when it is read, so these are another tensor's bytes.
         self._held: Any = None
 
     @classmethod
@@ -104,7 +117,8 @@ class Array:
         if not self.on_host or "strided" not in str(tensor.layout):
             self.contiguous = False  # Sparse tensors have no one place; memory of a device is not looked at.
             return
-        self.contiguous = tensor.is_contiguous()
+        self.unresolved = any(getattr(tensor, name, bool)() for name in ("is_conj", "is_neg"))
+        self.contiguous = tensor.is_contiguous() and not self.unresolved
         self.bytes = tensor.numel() * tensor.element_size()
         self.address = tensor.data_ptr()
         self.kind = {"torch.int64": "i8", "torch.int32": "i4", "torch.uint64": "u8", "torch.uint32": "u4"}.get(
@@ -147,7 +161,10 @@ class Array:
         if int(device_type) not in _DL_HOST:
             self.on_host, self.device = False, f"DLPack device {int(device_type)}:{device_id}"
             return True
-        capsule = obj.__dlpack__()
+        try:
+            capsule = obj.__dlpack__()
+        except BufferError as error:  # It is read-only, for one.
+            raise ValueError(f"the {type(obj).__name__} refuses its bytes: {error}") from error
         tensor = ctypes.cast(_capsule_pointer(capsule, b"dltensor"), ctypes.POINTER(_DLTensor)).contents
         count, expected = 1, 1
         contiguous = True
