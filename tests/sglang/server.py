@@ -128,6 +128,11 @@ class Server:
         answer = self.call("POST", "/generate", {"input_ids": tokens, "sampling_params": sampling})
         return answer["output_ids"], answer["meta_info"]["cached_tokens"]
 
+    def stored_tokens(self):
+        """How many tokens all ranks have handed to the storage, as the server counts them."""
+        lines = self.call("GET", "/metrics", raw=True).splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("sglang:backuped_tokens_total"))
+
     def flush(self):
         """Forgets everything on device and host; what is stored stays. SGLang refuses while it is busy."""
         for _ in range(100):
