@@ -35,6 +35,7 @@ mod operation;
 mod ring;
 mod setup;
 mod table;
+mod turns;
 mod worker;
 
 pub use backend::{PreadBackend, UringBackend};

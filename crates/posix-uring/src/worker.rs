@@ -16,6 +16,7 @@ use crate::inbox::{Command, Inbox, Intake};
 use crate::memory::{FileToken, Memory};
 use crate::operation::{Operation, Step};
 use crate::ring::{Event, Ring};
+use crate::turns::Turns;
 
 /// Rounds after which a part of memory is registered although there is other work.
 const MOST_ROUNDS_BEFORE_REGISTERING: u32 = 256;
@@ -37,8 +38,7 @@ pub(crate) struct Worker {
     said: Arc<Said>,
     commands: VecDeque<Command>,
     batches: Batches,
-    /// Batches with extents that nobody has started, oldest first.
-    waiting: VecDeque<usize>,
+    turns: Turns,
     /// Operations that the kernel put off, and when to begin them again.
     paused: Vec<(Instant, Operation)>,
     /// Parts of memory that are to be registered.
@@ -71,7 +71,7 @@ impl Worker {
             said,
             commands: VecDeque::new(),
             batches: Batches::default(),
-            waiting: VecDeque::new(),
+            turns: Turns::default(),
             paused: Vec::new(),
             unregistered: VecDeque::new(),
             rounds_since_registering: 0,
@@ -133,14 +133,14 @@ impl Worker {
     }
 
     fn is_idle(&self) -> bool {
-        self.ring.in_flight() == 0 && self.paused.is_empty() && self.waiting.is_empty()
+        self.ring.in_flight() == 0 && self.paused.is_empty() && self.turns.nothing_waits()
     }
 
     fn obey(&mut self, command: Command) {
         match command {
             Command::Batch(batch) => {
-                let number = self.batches.insert(batch);
-                self.waiting.push_back(number);
+                let direction = batch.direction;
+                self.turns.push(direction, self.batches.insert(batch));
             }
             Command::AttachFile(file) => {
                 if let Err(error) = self.ring.attach(&file)
@@ -177,15 +177,12 @@ impl Worker {
                 if due <= now { self.start(operation) } else { self.paused.push((due, operation)) }
             }
         }
+        let depth = self.ring.depth();
         while self.ring.has_room()
-            && let Some(&number) = self.waiting.front()
+            && let Some((direction, number)) = self.turns.next(depth)
         {
-            let Some(batch) = self.batches.get(number) else {
-                self.waiting.pop_front();
-                continue;
-            };
-            let Some((position, extent)) = batch.take_next() else {
-                self.waiting.pop_front();
+            let Some((position, extent)) = self.batches.get(number).and_then(Batch::take_next) else {
+                self.turns.pop(direction);
                 continue;
             };
             let Some(token) = extent.file.token::<FileToken>() else {
@@ -194,13 +191,12 @@ impl Worker {
                 continue;
             };
             let file = Arc::clone(&token.file);
-            let direction = batch.direction;
+            self.turns.started(direction);
             self.start(Operation::new(URING, direction, (number, position), extent, file));
-        }
-        if let Some(&number) = self.waiting.front()
-            && self.batches.get(number).is_none_or(|batch| batch.is_exhausted())
-        {
-            self.waiting.pop_front();
+            // So that nothing seems to wait when all has been started.
+            if self.batches.get(number).is_none_or(|batch| batch.is_exhausted()) {
+                self.turns.pop(direction);
+            }
         }
     }
 
@@ -256,7 +252,8 @@ impl Worker {
         let nearest = nearest.min().unwrap_or(1);
         let low = self.ring.depth() / 8;
         // With nothing to refill it with, there is nothing to get up for before the end.
-        let many = if self.waiting.is_empty() || flying <= low { flying } else { flying - low };
+        let many =
+            if self.turns.is_empty(self.ring.depth()) || flying <= low { flying } else { flying - low };
         let want = if self.pace.stalled { 1 } else { many.min(nearest).max(1) };
         let may_start_more = self.ring.has_room() && self.intake == Intake::Open;
         let most = if may_start_more { LEAST_PATIENCE } else { MOST_PATIENCE };
@@ -276,7 +273,8 @@ impl Worker {
                         Step::Again => self.start(operation),
                         Step::After(pause) => self.paused.push((Instant::now() + pause, operation)),
                         Step::Finished(outcome) => {
-                            let Operation { batch, position, extent, .. } = operation;
+                            let Operation { batch, position, direction, extent, .. } = operation;
+                            self.turns.ended(direction);
                             self.finish(batch, position, outcome, extent);
                         }
                     }

@@ -136,7 +136,7 @@ fn copy_pages(batch: &mut CopyBatch, fault: Option<DeviceFault>) -> Vec<Result<(
         }
         for (page, outcome) in batch.pages.iter_mut().zip(&mut outcomes) {
             if outcome.is_ok() {
-                *outcome = step.iter().try_for_each(|block| copy_block(page, block));
+                *outcome = copy_step(page, step);
             }
         }
         if let Some(hook) = &batch.step_done {
@@ -172,16 +172,40 @@ fn find(leases: &PageLeases, mut buffer: usize) -> Option<(usize, usize)> {
     None
 }
 
-fn copy_block(page: &mut PageCopy, block: &Block) -> Result<()> {
+/// Bytes that are copied of a block before the next block has its turn.
+const TURN_BYTES: usize = 4096;
+
+/// Inner runs of a block that make a turn: all of them where they are written one after the other.
+fn runs_a_turn(block: &Block) -> usize {
+    if block.to.strides[1] == block.bytes {
+        block.counts[1].max(1)
+    } else {
+        TURN_BYTES.div_ceil(block.bytes.max(1))
+    }
+}
+
+/// Copies the blocks of a step in turns. Short runs of one block are written far apart where its neighbours' lie between
+/// them: a whole block at once would come back to each of those places as many times as there are blocks.
+fn copy_step(page: &mut PageCopy, step: &[Block]) -> Result<()> {
+    let turns = step.iter().map(|block| block.counts[1].div_ceil(runs_a_turn(block))).max().unwrap_or(0);
+    (0..turns).try_for_each(|turn| step.iter().try_for_each(|block| copy_turn(page, block, turn)))
+}
+
+fn copy_turn(page: &mut PageCopy, block: &Block, turn: usize) -> Result<()> {
     let missing = || Error::config("the page has fewer buffers than the copy plan");
+    let first = turn * runs_a_turn(block);
+    let end = block.counts[1].min(first + runs_a_turn(block));
+    if first >= end {
+        return Ok(());
+    }
     let (lease, plane) = find(&page.from, block.from.buffer).ok_or_else(missing)?;
     let from = page.from[lease].plane(plane)?;
     let (lease, plane) = find(&page.to, block.to.buffer).ok_or_else(missing)?;
     let to = page.to[lease].plane_mut(plane)?;
     for outer in 0..block.counts[0] {
-        let mut source = block.from.offset + outer * block.from.strides[0];
-        let mut target = block.to.offset + outer * block.to.strides[0];
-        for _ in 0..block.counts[1] {
+        let mut source = block.from.offset + outer * block.from.strides[0] + first * block.from.strides[1];
+        let mut target = block.to.offset + outer * block.to.strides[0] + first * block.to.strides[1];
+        for _ in first..end {
             // In range, since the plan was checked against these lengths.
             to[target..target + block.bytes].copy_from_slice(&from[source..source + block.bytes]);
             source += block.from.strides[1];

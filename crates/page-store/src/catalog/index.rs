@@ -216,7 +216,8 @@ impl Catalog {
 
     // Finding.
 
-    fn find(&self, pool: u8, digest: &Digest) -> Option<SlotId> {
+    /// In which slot the page is, not counted as a use.
+    pub(crate) fn find(&self, pool: u8, digest: &Digest) -> Option<SlotId> {
         let slots = &self.slots;
         self.table
             .find(hash(pool, digest), |&slot| {
@@ -225,9 +226,8 @@ impl Catalog {
             .copied()
     }
 
-    /// Whether the page is there, counted as a use.
-    pub(crate) fn touch(&mut self, pool: u8, digest: &Digest) -> Option<Found> {
-        let slot = self.find(pool, digest)?;
+    /// Counts a use of the page in a slot; what it is.
+    pub(crate) fn touch(&mut self, slot: SlotId) -> Option<Found> {
         self.clock += 1;
         let meta = self.slots.get_mut(slot)?;
         meta.used = self.clock;
@@ -291,16 +291,15 @@ impl Catalog {
     /// the journal has no retirement of: the later record wins.
     pub(crate) fn publish(&mut self, put: &Put) -> PutEffect {
         let slot = put.place.id();
-        let state = self.slots.get(slot).map(|meta| meta.state);
-        match state {
+        let taken = match self.slots.get(slot).map(|meta| meta.state) {
             None => return PutEffect::default(),
             Some(SlotState::Live) => {
                 self.unpublish_slot(slot);
-                self.occupy(slot);
+                false
             }
-            Some(SlotState::Free) => self.occupy(slot),
-            Some(SlotState::Writing | SlotState::Leaving) => {}
-        }
+            Some(SlotState::Free) => false,
+            Some(SlotState::Writing | SlotState::Leaving) => true,
+        };
         let old = self.find(put.pool, &put.digest);
         if let Some(old) = old {
             self.unpublish_slot(old);
@@ -328,23 +327,13 @@ impl Catalog {
             vacant.insert(slot);
         }
         if let Some(class) = self.class_of_slot(slot) {
-            class.busy -= 1;
+            class.busy -= u64::from(taken);
             class.live += 1;
             class.policy.insert(slot);
         }
         self.pages += 1;
         self.page_bytes += u64::from(put.bytes);
         PutEffect { replaced: old.is_some() }
-    }
-
-    /// Takes one particular slot: replay knows where pages are, and makes the lists of free slots afterwards.
-    fn occupy(&mut self, slot: SlotId) {
-        if let Some(class) = self.class_of_slot(slot) {
-            class.busy += 1;
-        }
-        if let Some(meta) = self.slots.get_mut(slot) {
-            meta.state = SlotState::Writing;
-        }
     }
 
     /// Nobody finds the page any more; its slot is empty at once, or when its last reader is done.

@@ -7,6 +7,6 @@ mod slots;
 
 pub use policy::{EvictionPolicy, Lru, SlotId};
 
-pub(crate) use index::Catalog;
+pub(crate) use index::{Catalog, Found};
 pub(crate) use mask::Mask;
 pub(crate) use policy::Unordered;

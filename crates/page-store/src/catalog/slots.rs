@@ -19,8 +19,9 @@ pub(crate) enum SlotState {
     Leaving,
 }
 
-/// What a slot holds. Meaningful while it is not free.
+/// What a slot holds. Meaningful while it is not free. One cache line, and not the ends of two.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct SlotMeta {
     pub(crate) digest: Digest,
     pub(crate) checksum: u64,

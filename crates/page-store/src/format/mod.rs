@@ -14,7 +14,7 @@ pub(crate) use names::{encode_name, name_bytes, parse_names};
 pub(crate) use record::{NUMBERS_END, Place, Put, RECORD_BYTES, Record};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use snapshot::read_records;
-pub(crate) use snapshot::{SnapshotWriter, read_snapshot};
+pub(crate) use snapshot::{SnapshotError, SnapshotWriter, read_snapshot};
 
 /// Version of everything under a namespace directory. A higher one in a manifest is refused.
 pub(crate) const FORMAT_VERSION: u32 = 1;

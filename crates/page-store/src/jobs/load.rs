@@ -1,13 +1,14 @@
 //! Loads: find, pin, read, verify.
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use hicache_core::{
     Access, Direction, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest,
 };
 
 use super::moves::{Move, Moved};
-use super::{Exposed, Permit, Progress, Shared, VolumeList, parts};
+use super::parts::{self, LoadParts};
+use super::{Permit, Progress, Shared, VolumeList};
 use crate::catalog::SlotId;
 use crate::volume::{Counters, Source, Volume};
 
@@ -87,6 +88,11 @@ async fn load_once(
     let mut loading: Vec<Option<Loading>> = (0..count).map(|_| None).collect();
     let mut permits: Vec<Option<Permit<'_>>> = volumes.iter().map(|_| None).collect();
     let mut flights = FuturesUnordered::new();
+    let mut held = None;
+    let fly = |number, part| async move {
+        let _waiting = progress.wait_for(number, Direction::Read);
+        shared.move_pages(Direction::Read, part, progress).await
+    };
     for (number, pages) in by_volume.into_iter().enumerate() {
         let volume = &volumes[number];
         let keys: Vec<PageKey> = pages.iter().map(|page| page.1).collect();
@@ -139,18 +145,33 @@ async fn load_once(
                 continue;
             }
         }
-        let bytes = moves.first().map_or(0, |page| page.memory.bytes());
-        for part in parts(moves, bytes, Exposed::Last, shared.is_alone()) {
-            flights.push(async move {
-                let _waiting = progress.wait_for(number, Direction::Read);
-                shared.move_pages(Direction::Read, part, progress).await
-            });
+        let batch = parts::Batch { page_bytes: moves[0].memory.bytes(), alone: shared.is_alone() };
+        let LoadParts { first, held: rest } = parts::of_load(moves, batch);
+        first.into_iter().for_each(|part| flights.push(fly(number, part)));
+        // Of several volumes the others are what moves meanwhile.
+        if volumes.len() == 1 && !rest.is_empty() {
+            held = Some((number, rest));
+        } else if !rest.is_empty() {
+            flights.push(fly(number, rest));
         }
     }
     let mut answers = Answers { outcomes, memory, replaced: Vec::new() };
-    // All parts are under way after the first poll; each is verified while the others still move.
+    // All parts but the one held back are under way after the first poll; each is verified while others still move.
     while let Some(moved) = flights.next().await {
-        finish(shared, &volumes, moved, &permits, &mut loading, &mut answers);
+        let mut landed = vec![moved];
+        if held.is_some() {
+            landed.extend(std::iter::from_fn(|| flights.next().now_or_never().flatten()));
+        }
+        if flights.is_empty()
+            && let Some((number, last)) = held.take()
+        {
+            flights.push(fly(number, last));
+            // Polled once, it is with the engine.
+            landed.extend(flights.next().now_or_never().flatten());
+        }
+        for moved in landed {
+            finish(shared, &volumes, moved, &permits, &mut loading, &mut answers);
+        }
     }
     let Answers { outcomes, memory, replaced } = answers;
     (PageBatch { outcomes, memory }, replaced)

@@ -3,6 +3,7 @@
 mod breaker;
 mod load;
 mod moves;
+mod parts;
 mod staging;
 mod store;
 mod volumes;
@@ -21,11 +22,6 @@ pub(crate) use staging::Staging;
 pub(crate) use store::store;
 pub(crate) use volumes::{VolumeList, Volumes};
 pub(crate) use watch::{Progress, watched};
-
-/// Fewer bytes than this move in one part.
-const WORTH_PARTS_BYTES: usize = 1 << 20;
-/// Most pages in a part.
-const MOST_PART_PAGES: usize = 128;
 
 /// What all jobs of a store share.
 #[derive(Debug)]
@@ -71,57 +67,5 @@ impl Shared {
             ))
             .with_key(request.key)),
         }
-    }
-}
-
-/// Which end of a batch has the part whose checksums are computed while nothing moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exposed {
-    /// A store sums a part before it is written.
-    First,
-    /// A load verifies a part after it was read.
-    Last,
-}
-
-/// Cuts pages into parts, so that the checksums of one are computed while another moves. Each part costs wake-ups, and
-/// a checksum is several times as fast as a disk: so there are few parts, and only the exposed one is small.
-///
-/// Beside other batches, `alone` false, theirs are what moves meanwhile, and nothing is cut.
-fn parts<T>(mut pages: Vec<T>, bytes: usize, exposed: Exposed, alone: bool) -> Vec<Vec<T>> {
-    let mut parts = Vec::with_capacity(pages.len() / MOST_PART_PAGES + 2);
-    let worth = alone && pages.len() * bytes >= WORTH_PARTS_BYTES;
-    let small = if worth { pages.len().min(MOST_PART_PAGES) / 8 } else { 0 };
-    let last = (exposed == Exposed::Last).then(|| pages.split_off(pages.len() - small));
-    if exposed == Exposed::First {
-        let rest = pages.split_off(small);
-        parts.push(std::mem::replace(&mut pages, rest));
-    }
-    while pages.len() > MOST_PART_PAGES {
-        let rest = pages.split_off(MOST_PART_PAGES);
-        parts.push(std::mem::replace(&mut pages, rest));
-    }
-    parts.push(pages);
-    parts.extend(last);
-    parts.retain(|part| !part.is_empty());
-    parts
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_the_whole_in_order() {
-        for exposed in [Exposed::First, Exposed::Last] {
-            for (count, bytes) in [(0, 1), (1, 1), (1, 1 << 21), (7, 1 << 20), (128, 1 << 19), (1000, 4096)] {
-                let parts = parts((0..count).collect(), bytes, exposed, count % 2 == 0);
-                assert!(parts.iter().all(|part| (1..=MOST_PART_PAGES).contains(&part.len())));
-                assert_eq!(parts.concat(), (0..count).collect::<Vec<_>>());
-            }
-        }
-        let lengths =
-            |exposed| parts(vec![(); 128], 1 << 19, exposed, true).iter().map(Vec::len).collect::<Vec<_>>();
-        assert_eq!(lengths(Exposed::First), [16, 112]);
-        assert_eq!(lengths(Exposed::Last), [112, 16]);
     }
 }

@@ -9,7 +9,7 @@ use hicache_core::{
 };
 
 use super::moves::{Move, Moved};
-use super::{Exposed, Permit, Progress, Shared, parts};
+use super::{Permit, Progress, Shared, parts};
 use crate::catalog::SlotId;
 use crate::format::slot_bytes;
 use crate::set::SegmentFile;
@@ -255,9 +255,8 @@ async fn store_wave(
         commits.push((page.at, commit));
     }
     let bytes = moves.first().map_or(0, |page| page.memory.bytes());
-    let parts = parts(moves, bytes, Exposed::First, shared.is_alone())
-        .into_iter()
-        .map(|part| write_part(shared, part, progress));
+    let batch = parts::Batch { page_bytes: bytes, alone: shared.is_alone() };
+    let parts = parts::of_store(moves, batch).into_iter().map(|part| write_part(shared, part, progress));
     // Each part is summed when it is first polled, while the parts before it are being written.
     let mut written: Vec<Option<Written>> = commits.iter().map(|_| None).collect();
     for page in join_all(parts).await.into_iter().flatten() {

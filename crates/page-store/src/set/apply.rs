@@ -1,13 +1,17 @@
 //! What records mean, one after the other: for the writer that continues a set and for those who follow one.
 
 use std::collections::HashMap;
+use std::hint::black_box;
+use std::path::Path;
 
-use hicache_hashing::Digest;
+use hicache_hashing::{Digest, Fingerprint};
 
 use super::paths::SegmentName;
 use crate::catalog::{Catalog, EvictionPolicy, Mask};
-use crate::format::{Put, Record};
+use crate::format::{Put, Record, SnapshotError, read_snapshot};
 
+/// Records of a snapshot that are applied together.
+const WINDOW: usize = 32;
 /// A follower keeps so many pages whose segments it does not see; more than that is not a segment on its way.
 pub(super) const MOST_UNPLACED: usize = 1 << 16;
 
@@ -54,12 +58,12 @@ impl Applied {
 
     /// Segments have come: pages that waited for them find their places.
     pub(crate) fn place_waiting(&mut self) {
-        for (_, put) in std::mem::take(&mut self.unplaced) {
+        for put in std::mem::take(&mut self.unplaced).values() {
             self.put(put);
         }
     }
 
-    fn put(&mut self, put: Put) {
+    fn put(&mut self, put: &Put) {
         let pool = self.catalog.pools().get(usize::from(put.pool)).copied();
         if pool.is_some_and(|pool| !self.mask.shows(&(pool, put.digest), put.sequence)) {
             // A snapshot may have a page of which its mask says that it is gone: its retirement was still to come.
@@ -74,27 +78,66 @@ impl Applied {
             // superseded all the same.
             self.catalog.unpublish(put.pool, &put.digest);
             if self.unplaced.len() < MOST_UNPLACED {
-                self.unplaced.insert((put.pool, put.digest), put);
+                self.unplaced.insert((put.pool, put.digest), *put);
             }
         } else {
-            self.unplaced.remove(&(put.pool, put.digest));
-            self.catalog.publish(&put);
+            if !self.unplaced.is_empty() {
+                self.unplaced.remove(&(put.pool, put.digest));
+            }
+            self.catalog.publish(put);
         }
     }
 
+    /// Applies a snapshot, as far as it is whole.
+    ///
+    /// # Errors
+    /// As [`read_snapshot`]; what was applied then is worth nothing.
+    pub(super) fn apply_snapshot(
+        &mut self,
+        path: &Path,
+        generation: u64,
+        fingerprint: Fingerprint,
+    ) -> Result<u64, SnapshotError> {
+        let mut window = Vec::with_capacity(WINDOW);
+        let read = read_snapshot(path, generation, fingerprint, |record| {
+            window.push(record);
+            if window.len() == WINDOW {
+                self.apply_all(&mut window);
+            }
+        });
+        self.apply_all(&mut window);
+        read
+    }
+
+    /// Applies records and empties the list. The index is asked for all pages first: it waits for memory at each, and
+    /// while nothing is changed these waits overlap.
+    fn apply_all(&mut self, records: &mut Vec<Record>) {
+        for record in records.iter() {
+            if let Record::Put(put) = record {
+                black_box(self.catalog.find(put.pool, &put.digest));
+            }
+        }
+        for record in records.iter() {
+            self.apply(record);
+        }
+        records.clear();
+    }
+
     /// Applies a record. Answers what it says about the journal itself: the generation that a seal leads to.
-    pub(crate) fn apply(&mut self, record: Record) -> Option<u64> {
-        match record {
-            Record::Header { .. } | Record::SnapshotEnd { .. } => {}
+    pub(crate) fn apply(&mut self, record: &Record) -> Option<u64> {
+        // A put, of which there are many, stays where it is: each copy of it waits for the writes before it.
+        if let Record::Put(put) = record {
+            self.sequence = self.sequence.max(put.sequence);
+            self.highest_segment = self.highest_segment.max(Some(put.place.segment));
+            self.put(put);
+            return None;
+        }
+        match *record {
+            Record::Header { .. } | Record::SnapshotEnd { .. } | Record::Put(_) => {}
             Record::Pool { id, name } => {
                 if !self.catalog.replay_pool(id, name) {
                     self.bad_records += 1;
                 }
-            }
-            Record::Put(put) => {
-                self.sequence = self.sequence.max(put.sequence);
-                self.highest_segment = self.highest_segment.max(Some(put.place.segment));
-                self.put(put);
             }
             Record::Retire { pool, place, sequence, digest } => {
                 self.sequence = self.sequence.max(sequence);

@@ -12,7 +12,7 @@ use super::apply::{Applied, MOST_UNPLACED};
 use super::paths::SetPaths;
 use super::replay::{BUFFER_BYTES, find_segments};
 use crate::catalog::{Catalog, Mask, Unordered};
-use crate::format::{FORMAT_VERSION, RECORD_BYTES, Record, read_snapshot};
+use crate::format::{FORMAT_VERSION, RECORD_BYTES, Record};
 
 /// A writer can remove files while they are looked for, so that a look has to begin again. More often than this in a
 /// row, and what was found so far has to do until the next look.
@@ -136,10 +136,7 @@ impl Follower {
             let mut first = None;
             for generation in self.paths.generations(SetPaths::SNAPSHOT)? {
                 let path = self.paths.snapshot(generation);
-                let known = &mut self.known;
-                if read_snapshot(&path, generation, self.fingerprint, |record| _ = known.apply(record))
-                    .is_ok()
-                {
+                if self.known.apply_snapshot(&path, generation, self.fingerprint).is_ok() {
                     first = Some(generation);
                     break;
                 }
@@ -234,7 +231,7 @@ impl Tail {
                 at += RECORD_BYTES as u64;
                 last = *raw;
                 // One that does not decode is damage, which its writer counts when it next opens the set.
-                seal = record.and_then(|record| known.apply(record));
+                seal = record.and_then(|record| known.apply(&record));
                 if seal.is_some() {
                     break;
                 }

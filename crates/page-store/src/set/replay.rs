@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::apply::Applied;
 use super::paths::{SegmentName, SetPaths};
 use crate::catalog::{Catalog, EvictionPolicy, Mask};
-use crate::format::{FORMAT_VERSION, RECORD_BYTES, Record, read_snapshot};
+use crate::format::{FORMAT_VERSION, RECORD_BYTES, Record};
 
 pub(super) const BUFFER_BYTES: usize = RECORD_BYTES << 14;
 /// For so many pages at most room is made before they are read.
@@ -82,7 +82,7 @@ pub(crate) fn replay(
             let records = usize::try_from(metadata.len()).unwrap_or(0) / RECORD_BYTES;
             state.catalog.reserve(records.min(MOST_RESERVED));
         }
-        match read_snapshot(&path, generation, fingerprint, |record| _ = state.apply(record)) {
+        match state.apply_snapshot(&path, generation, fingerprint) {
             Ok(_) => break (state, generation),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "snapshot can't be used; falling back");
@@ -167,7 +167,7 @@ fn read_journal(
             at += RECORD_BYTES as u64;
             match record {
                 Some(record) => {
-                    end.sealed = state.apply(record).is_some();
+                    end.sealed = state.apply(&record).is_some();
                     end.bytes = at;
                 }
                 None => *bad_records += 1,

@@ -128,8 +128,8 @@ fn warm(own: &mut Catalog, adopted: &Catalog, mut uses: Vec<(u64, u32)>) {
     uses.sort_unstable();
     for put in uses.into_iter().filter_map(|(_, slot)| adopted.live(slot)) {
         let pool = adopted.pools().get(usize::from(put.pool)).and_then(|name| own.pool_id(name));
-        if let Some(pool) = pool {
-            own.touch(pool, &put.digest);
+        if let Some(slot) = pool.and_then(|pool| own.find(pool, &put.digest)) {
+            own.touch(slot);
         }
     }
 }

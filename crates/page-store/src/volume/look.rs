@@ -1,5 +1,6 @@
 //! Finding pages: in the own set first, then in those of others.
 
+use std::borrow::Borrow;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
@@ -8,8 +9,8 @@ use hicache_core::{ListCursor, ListedPage, PageKey, PoolName, Result};
 use hicache_hashing::{Digest, to_hex};
 
 use super::neighbours::{Elsewhere, Neighbours, SEGMENTS_STAY_OPEN};
-use super::{Located, PoolCache, Source, Volume};
-use crate::catalog::{Catalog, Mask};
+use super::{Located, PoolCache, Source, State, Volume};
+use crate::catalog::{Catalog, Found, Mask};
 use crate::format::Put;
 use crate::set::NamesLog;
 
@@ -22,6 +23,35 @@ pub(crate) struct ListFrom {
 
 impl ListFrom {
     pub(crate) const START: Self = Self { set: None, slot: 0 };
+}
+
+/// Keys that are looked up before the first of them is touched: each waits for memory several times, and these waits
+/// overlap while nothing is changed.
+const WINDOW: usize = 32;
+
+impl State {
+    /// Touches every key that the own set has, from the end of the list to its front, so that the head of a chain of
+    /// pages is more recent than its tail; hands out what was found of each.
+    fn touch_each(&mut self, keys: &[impl Borrow<PageKey>], mut then: impl FnMut(&mut Self, usize, Found)) {
+        self.changed = true;
+        let mut pool = PoolCache::default();
+        let mut end = keys.len();
+        for window in keys.rchunks(WINDOW) {
+            let mut slots = [None; WINDOW];
+            for (slot, key) in slots.iter_mut().zip(window) {
+                let key = key.borrow();
+                let id = pool.id(&self.catalog, &key.pool);
+                *slot = id.and_then(|id| self.catalog.find(id, &key.digest));
+            }
+            let first = end - window.len();
+            for (i, slot) in (first..end).zip(slots).rev() {
+                if let Some(found) = slot.and_then(|slot| self.catalog.touch(slot)) {
+                    then(self, i, found);
+                }
+            }
+            end = first;
+        }
+    }
 }
 
 impl Volume {
@@ -47,20 +77,10 @@ impl Volume {
     /// Which keys are there; counted as a use, from the end of the list to its front.
     pub(crate) fn exists(&self, keys: &[&PageKey]) -> Vec<bool> {
         let neighbours = self.look();
-        let mut state = self.lock();
-        state.changed = true;
-        let mut pool = PoolCache::default();
-        let mut there: Vec<bool> = keys
-            .iter()
-            .rev()
-            .map(|key| {
-                pool.id(&state.catalog, &key.pool)
-                    .and_then(|id| state.catalog.touch(id, &key.digest))
-                    .is_some_and(|found| shows(neighbours.as_deref(), key, found.sequence))
-            })
-            .collect();
-        drop(state);
-        there.reverse();
+        let mut there = vec![false; keys.len()];
+        self.lock().touch_each(keys, |_, i, found| {
+            there[i] = shows(neighbours.as_deref(), keys[i], found.sequence);
+        });
         if let Some(neighbours) = neighbours {
             for (there, key) in there.iter_mut().zip(keys).filter(|(there, _)| !**there) {
                 *there = neighbours.find(key).is_some();
@@ -72,33 +92,23 @@ impl Volume {
     /// Finds pages to be read, and pins those of the own set; a use, from the end of the list to its front.
     pub(crate) fn locate(&self, keys: &[PageKey]) -> Vec<Result<Option<Located>>> {
         let mut neighbours = self.look();
-        let mut state = self.lock();
-        state.changed = true;
-        let mut pool = PoolCache::default();
-        let mut located: Vec<Result<Option<Located>>> = keys
-            .iter()
-            .rev()
-            .map(|key| {
-                let own = || {
-                    let id = pool.id(&state.catalog, &key.pool)?;
-                    let found = state.catalog.touch(id, &key.digest)?;
-                    if !shows(neighbours.as_deref(), key, found.sequence) {
-                        return None;
-                    }
-                    let (segment, offset) = state.at(found.slot)?;
-                    state.catalog.pin(found.slot).then_some(Located {
-                        source: Source::Own(found.slot),
-                        bytes: found.bytes,
-                        checksum: found.checksum,
-                        segment,
-                        offset,
-                    })
-                };
-                Ok({ own }())
-            })
-            .collect();
-        drop(state);
-        located.reverse();
+        let mut located: Vec<Result<Option<Located>>> = keys.iter().map(|_| Ok(None)).collect();
+        self.lock().touch_each(keys, |state, i, found| {
+            if !shows(neighbours.as_deref(), &keys[i], found.sequence) {
+                return;
+            }
+            if let Some((segment, offset)) = state.at(found.slot)
+                && state.catalog.pin(found.slot)
+            {
+                located[i] = Ok(Some(Located {
+                    source: Source::Own(found.slot),
+                    bytes: found.bytes,
+                    checksum: found.checksum,
+                    segment,
+                    offset,
+                }));
+            }
+        });
         if let Some(neighbours) = &mut neighbours {
             for (located, key) in located.iter_mut().zip(keys) {
                 if matches!(located, Ok(None)) {

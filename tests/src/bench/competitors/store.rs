@@ -20,6 +20,9 @@ const METADATA_BYTES: u64 = 256;
 /// What a set takes beside its pages.
 const SET_BYTES: u64 = 4 << 20;
 
+/// Room for pages where they are stored for the first time; not all of it is taken.
+const FIRST_FILL_BYTES: u64 = 16 << 30;
+
 /// A store, and memory for as many batches as are in flight.
 pub(super) struct Bench {
     pub(super) spec: Spec,
@@ -139,7 +142,8 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn prepare(spec: &Spec) -> Result<Self, Problem> {
         let room = match spec.work {
-            Work::FirstFill => 2 * spec.round_pages,
+            // A store of this size has segments of the usual length.
+            Work::FirstFill => FIRST_FILL_BYTES / spec.page_bytes as u64,
             Work::Reuse => spec.pages,
             _ => spec.pages + spec.pages / 4,
         };
