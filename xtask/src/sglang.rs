@@ -36,7 +36,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return install(&folder()).map(drop);
     }
     let mut tests = ready()?;
-    tests.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--durations=10"]).arg(folder());
+    // A line a test: this takes long.
+    tests.args(["-m", "pytest", "-v", "-rs", "-p", "no:cacheprovider", "--durations=10"]).arg(folder());
     let models = cargo::target()?.join("sglang/models");
     counted::run(tests.arg("--models").arg(models).args(&arguments.pytest))
 }
