@@ -30,9 +30,12 @@ def model(model_root):
     """Makes a tiny model of a kind, once."""
     import subprocess
 
+    from models import MADE_BY, recipe
+
     def make(kind, seed=0):
         directory = model_root / f"{kind}-{seed}"
-        if not (directory / "tokenizer_config.json").exists():
+        made_by = directory / MADE_BY
+        if not made_by.exists() or made_by.read_text() != recipe():
             shutil.rmtree(directory, ignore_errors=True)
             # In a process of its own: making one takes torch, and a gigabyte of memory that it keeps.
             command = [sys.executable, str(HERE / "models.py"), kind, str(directory), str(seed)]

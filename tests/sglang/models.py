@@ -3,30 +3,38 @@
 usage: models.py {mha,mla,mla-v3,swa} DIRECTORY [SEED]
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
+#: The file in a model's directory that says by which recipe it was made.
+MADE_BY = "made-by"
 LAYERS, HIDDEN, INNER, VOCABULARY = 4, 256, 512, 1024
 WINDOW = 128
+
+
+def recipe():
+    """What tells a model that was made by other lines of this file."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 class Weights:
     """Random matrices that keep the size of what goes through, and norms of ones."""
 
     def __init__(self, seed):
+        import torch  # Not above: whoever only asks for the recipe need not wait for it.
+
+        self._torch = torch
         self._generator = torch.Generator().manual_seed(seed)
         self.by_name = {}
 
     def matrix(self, name, rows, columns):
-        values = torch.randn(rows, columns, generator=self._generator) * columns**-0.5
-        self.by_name[f"{name}.weight"] = values.to(torch.bfloat16)
+        values = self._torch.randn(rows, columns, generator=self._generator) * columns**-0.5
+        self.by_name[f"{name}.weight"] = values.to(self._torch.bfloat16)
 
     def norm(self, name, size):
-        self.by_name[f"{name}.weight"] = torch.ones(size, dtype=torch.bfloat16)
+        self.by_name[f"{name}.weight"] = self._torch.ones(size, dtype=self._torch.bfloat16)
 
     def frame(self):
         self.matrix("model.embed_tokens", VOCABULARY, HIDDEN)
@@ -179,11 +187,10 @@ MAKERS = {"mha": mha, "mla": mla, "mla-v3": lambda weights: mla(weights, v3=True
 
 
 def make(kind, directory, seed=0):
-    """Makes the model unless it is there; answers its directory."""
+    """Makes the model; answers its directory."""
+    from safetensors.torch import save_file
+
     directory = Path(directory)
-    done = directory / "tokenizer_config.json"
-    if done.exists():
-        return directory
     directory.mkdir(parents=True, exist_ok=True)
     weights = Weights(seed)
     weights.frame()
@@ -192,6 +199,7 @@ def make(kind, directory, seed=0):
     (directory / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
     save_file(weights.by_name, str(directory / "model.safetensors"), metadata={"format": "pt"})
     save_tokenizer(directory)
+    (directory / MADE_BY).write_text(recipe())  # The last file: what was interrupted has none.
     return directory
 
 

@@ -1,5 +1,6 @@
 """A real SGLang server without a GPU, as a process that can be asked and killed."""
 
+import ctypes
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 ADMIN = "adm"
 PAGE_TOKENS = 64
 LONGEST_START_S = 240
+PR_SET_PDEATHSIG = 1
 
 FLAGS = f"""
 --device cpu --attention-backend torch_native --sampling-backend pytorch --grammar-backend none --host 127.0.0.1
@@ -59,6 +61,11 @@ def ours(storage_dir, **more):
     }
 
 
+def _end_with_the_test():
+    """In the new process: a test that is killed leaves no server behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Server:
     """One server. ``extra`` is the extra config of the backend, ``None`` for a server without storage."""
 
@@ -76,7 +83,12 @@ class Server:
         with open(self.log, "ab") as output:
             # A session of its own, so that a kill finds all of its processes and no other.
             self.process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environment(**more), start_new_session=True
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(**more),
+                start_new_session=True,
+                preexec_fn=_end_with_the_test,
             )
 
     def __enter__(self):
@@ -127,6 +139,11 @@ class Server:
         sampling = {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True}
         answer = self.call("POST", "/generate", {"input_ids": tokens, "sampling_params": sampling})
         return answer["output_ids"], answer["meta_info"]["cached_tokens"]
+
+    def stored_tokens(self):
+        """How many tokens all ranks have handed to the storage, as the server counts them."""
+        lines = self.call("GET", "/metrics", raw=True).splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("sglang:backuped_tokens_total"))
 
     def flush(self):
         """Forgets everything on device and host; what is stored stays. SGLang refuses while it is busy."""

@@ -2,6 +2,8 @@
 
 usage: stubs.py TORCH_LIB_DIRECTORY
 
+What an earlier run made is made anew.
+
 The loader wants every library by name, and a definition of every symbol. Each missing library is made as a shared
 object of functions that answer "no device" (100). A symbol with a version is looked for in the library that the
 version names, so it is defined there; one without is found in whichever library has it, so all those go into one.
@@ -17,6 +19,8 @@ from pathlib import Path
 SYSTEM = re.compile(r"(lib(c|m|dl|rt|pthread|stdc\+\+|gcc_s|gomp)\.so|ld-linux)")
 CUDA = re.compile(r"(__cuda|cu[A-Z]|cuda|cublas|cudnn|cufft|curand|cusparse|cusolver|nccl|pnccl|nvrtc|nvtx|_Z\w*nvshmem|nvshmem)")
 NO_DEVICE = 100
+#: Names of the libraries that were made, beside them.
+MADE = "stubs-made-here.txt"
 SPECIAL = {
     "cudaGetDeviceCount": "int cudaGetDeviceCount(int *count) { if (count) *count = 0; return 100; }",
     "cudaDriverGetVersion": "int cudaDriverGetVersion(int *version) { if (version) *version = 0; return 0; }",
@@ -100,11 +104,16 @@ def build(library, symbols, directory, work):
 
 def main():
     directory = Path(sys.argv[1])
+    list_of_made = directory / MADE
+    if list_of_made.exists():
+        for name in list_of_made.read_text().split():
+            (directory / name).unlink(missing_ok=True)
     missing = missing_libraries(directory)
     if not missing:
         print("stubs: every library is there")
         return
     by_library = wanted_symbols(directory, missing)
+    list_of_made.write_text("\n".join(sorted(missing)))
     with tempfile.TemporaryDirectory() as work:
         for library in sorted(missing):
             build(library, by_library[library], directory, Path(work))

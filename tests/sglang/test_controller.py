@@ -248,7 +248,7 @@ def test_a_local_models_revision_follows_its_files(tmp_path):
 
 
 def test_hashes_are_sglangs():
-    """10,000 random inputs, and from an array not slower than SGLang's own."""
+    """10,000 random inputs, and from an array at least as fast as SGLang's own."""
     import hicache
     import numpy as np
     from sglang.srt.mem_cache.utils import get_hash_str, storage_namespace_seed
@@ -284,4 +284,4 @@ def _faster(hicache, np, get_hash_str):
     # The best of each, since both only ever lose by what else the machine does.
     ratio = min(theirs) / min(ours)
     print(f"page_hashes of 2,000 pages: {ratio:.2f} times SGLang's rate")
-    return ratio >= 0.9  # They are near each other, and a busy machine moves either.
+    return ratio >= 1.0

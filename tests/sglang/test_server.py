@@ -8,6 +8,9 @@ from server import PAGE_TOKENS, Server, ours
 
 #: The last page of a prompt is always computed, so that there is an output.
 FROM_STORAGE = 1024 - PAGE_TOKENS
+#: As long as nothing more is stored, everything is; a busy machine stores slowly.
+REST_S = 1.0
+LONGEST_SETTLE_S = 30
 
 
 def twice(server, tokens):
@@ -19,8 +22,14 @@ def twice(server, tokens):
 
 
 def settle(server):
-    """Waits until what was computed is stored, and forgets it on device and host."""
-    time.sleep(1.0)
+    """Waits until what was computed is stored, as far as it is going to be, and forgets it on device and host."""
+    begun = changed = time.monotonic()
+    stored = server.stored_tokens()
+    while time.monotonic() - changed < REST_S and time.monotonic() - begun < LONGEST_SETTLE_S:
+        time.sleep(0.2)
+        now = server.stored_tokens()
+        if now != stored:
+            stored, changed = now, time.monotonic()
     server.flush()
 
 

@@ -46,6 +46,17 @@ def test_shapes_and_views(storage):
         storage.set("turned", value.transpose(0, 1))
 
 
+def test_tensors_that_are_not_their_bytes_are_refused(storage):
+    value = torch.randn(10, dtype=torch.complex64)
+    for lazy in (value.conj(), value.conj().imag):
+        with pytest.raises(ValueError, match="resolve_conj|not contiguous"):
+            storage.set("k", lazy)
+    assert storage.set("k", value.conj().resolve_conj())
+    assert torch.equal(storage.get("k", torch.empty_like(value)), value.conj())
+    with pytest.raises(ValueError, match="resolve_conj"):
+        storage.get("k", value.conj())
+
+
 def test_a_temporary_tensor_is_not_kept_alive(storage):
     storage.set("k", torch.ones(1000))
     gc.collect()

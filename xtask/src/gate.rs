@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, python, say, sglang, tidy};
+use crate::{cargo, counted, python, say, sglang, tidy};
 
 /// The only target that the sanitizer of the stable compiler is used on.
 const SANITIZED: &str = "x86_64-unknown-linux-gnu";
@@ -22,8 +22,15 @@ pub(crate) struct Arguments {
 
 type Stage = (&'static str, fn() -> Result<()>);
 
-/// Programs that some tests use, and go without otherwise, with the package that has them.
-const TOOLS: &[(&str, &str)] = &[("strace", "strace"), ("mkfs.ext4", "e2fsprogs"), ("mount", "mount")];
+/// What some tests use, as a command that succeeds where it is there, with the package that has it.
+const TOOLS: &[(&str, &str)] = &[
+    ("command -v strace", "strace"),
+    ("command -v mkfs.ext4", "e2fsprogs"),
+    ("command -v mount", "mount"),
+    ("command -v g++ && command -v readelf", "build-essential"),
+    ("command -v python3", "python3"),
+    ("python3 -c 'import ensurepip, venv'", "python3-venv"),
+];
 
 /// The stage that runs only when it is asked for.
 const SGLANG: &str = "sglang";
@@ -73,15 +80,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// A machine that runs the gate and nothing else gets what is missing, if it lets us; nobody else's is changed.
 fn tools() -> Result<()> {
-    let has = |tool: &str| {
-        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
+    let has = |look: &str| {
+        let found = Command::new("sh").args(["-c", look]).output();
         found.is_ok_and(|output| output.status.success())
     };
     let missing: Vec<&str> =
-        TOOLS.iter().filter(|(tool, _)| !has(tool)).map(|(_, package)| *package).collect();
+        TOOLS.iter().filter(|(look, _)| !has(look)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         say("everything is there");
-    } else if !in_ci() || !has("apt-get") {
+    } else if !counted::in_ci() || !has("command -v apt-get") {
         say(&format!("went without: packages {missing:?}; the tests that want them say so"));
     } else {
         let apt = |arguments: &[&str]| Command::new("apt-get").args(["-q", "-y"]).args(arguments).status();
@@ -123,58 +130,17 @@ fn fuzz_targets() -> Result<()> {
 fn tests() -> Result<()> {
     // Output is shown: tests that go without something (root, a kernel feature, the trace) say so there.
     let arguments = ["test", "--workspace", "--exclude", "hicache-tests", "--", "--show-output"];
-    counted(cargo::cargo().args(arguments))?;
+    counted::run(cargo::cargo().args(arguments))?;
     let features = ["test", "--package", "hicache", "--features", "obj-s3,tiered", "--", "--show-output"];
-    counted(cargo::cargo().args(features))
+    counted::run(cargo::cargo().args(features))
 }
 
 fn release_tests() -> Result<()> {
     // Figures count in release only, and side by side they would measure each other.
     let end = ["--", "--show-output", "--test-threads=1"];
     let millions = ["test", "--release", "--package", "hicache-page-store", "--test", "million"];
-    counted(cargo::cargo().args(millions).args(end))?;
-    counted(cargo::cargo().args(["test", "--release", "--package", "hicache-tests"]).args(end))
-}
-
-/// Runs tests, passes their output on, and tells what was skipped: a line of a test that begins with `skipped:`. With
-/// `CI=true` a backend that should run and does not is a failure.
-fn counted(command: &mut Command) -> Result<()> {
-    use std::io::{BufRead, BufReader};
-    let mut child = command.stdout(std::process::Stdio::piped()).spawn()?;
-    let output = child.stdout.take().context("no output")?;
-    let (mut skipped, mut tests) = (Vec::new(), 0_u64);
-    for line in BufReader::new(output).lines() {
-        let line = line?;
-        if line.trim_start().starts_with("skipped:") || line.trim_start().starts_with("went without:") {
-            skipped.push(line.trim().to_owned());
-        }
-        if let Some(passed) = line.strip_prefix("test result: ok. ") {
-            tests += passed.split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
-        }
-        say(&line);
-    }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    if tests == 0 {
-        bail!("no test was run");
-    }
-    say(&format!("{tests} tests passed, {} lines tell of something that was not there:", skipped.len()));
-    for line in &skipped {
-        say(&format!("  {line}"));
-    }
-    if in_ci()
-        && let Some(line) = skipped.iter().find(|line| line.contains("io_uring"))
-    {
-        bail!("in CI the backend of this kernel must run: {line}");
-    }
-    Ok(())
-}
-
-#[expect(clippy::disallowed_methods, reason = "a tool, not a library; CI says who it is in this way")]
-fn in_ci() -> bool {
-    std::env::var_os("CI").is_some_and(|value| value == "true")
+    counted::run(cargo::cargo().args(millions).args(end))?;
+    counted::run(cargo::cargo().args(["test", "--release", "--package", "hicache-tests"]).args(end))
 }
 
 /// The ownership tests under AddressSanitizer, and a program that must die of it, so that we know that it looks.
@@ -191,7 +157,7 @@ fn sanitizer() -> Result<()> {
         command
     };
     let package = ["--package", "hicache-core", "--target", SANITIZED];
-    counted(sanitized().arg("test").args(package).args(["--test", "ownership"]))?;
+    counted::run(sanitized().arg("test").args(package).args(["--test", "ownership"]))?;
     let canary = sanitized().arg("run").args(package).args(["--example", "asan_canary"]).output()?;
     let report = String::from_utf8_lossy(&canary.stderr);
     if canary.status.success() || !report.contains("AddressSanitizer: heap-use-after-free") {

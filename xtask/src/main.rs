@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod counted;
 mod demo;
 mod gate;
 mod matrix;

@@ -53,7 +53,7 @@ impl Message {
     pub(crate) fn append<const WIDTH: usize>(
         &mut self,
         count: usize,
-        write: impl Fn(usize, &mut [[u8; WIDTH]]),
+        mut write: impl FnMut(usize, &mut [[u8; WIDTH]]),
     ) {
         const { assert!(size_of::<Digest>().is_multiple_of(WIDTH)) };
         let mut first = 0;

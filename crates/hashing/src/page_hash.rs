@@ -50,7 +50,8 @@ const WIDE_RUN: usize = 64;
 /// assert_eq!(page_hash(None, &[1i64, -2]).unwrap_err().at, 1);
 /// ```
 pub fn page_hash<T: Token>(prior: Option<&Digest>, tokens: &[T]) -> T::Hashed<Digest> {
-    T::admit(tokens, || one_page(&mut Message::new(), prior, tokens))
+    let (digest, high) = one_page(&mut Message::new(), prior, tokens);
+    T::admit(tokens, high, digest)
 }
 
 /// [`page_hash`] of `u32` ids: the fast one, with nothing to check, widen or allocate.
@@ -98,7 +99,8 @@ pub fn page_hashes<T: Token>(
     page_tokens: NonZeroUsize,
     seed: Option<Digest>,
 ) -> T::Hashed<Vec<Digest>> {
-    T::admit(tokens, || chain(tokens.chunks(page_tokens.get()), seed, one_page))
+    let (digests, high) = chain(tokens.chunks(page_tokens.get()), seed, one_page);
+    T::admit(tokens, high, digests)
 }
 
 /// The digests of all pages of a prompt under EAGLE, where the unit is not a token but a bigram: the pairs
@@ -137,37 +139,48 @@ pub fn bigram_page_hashes<T: Token>(
         let end = start.saturating_add(page_tokens.get()).saturating_add(1);
         &tokens[start..end.min(tokens.len())]
     });
-    T::admit(tokens, || chain(pages, seed, one_bigram_page))
+    let (digests, high) = chain(pages, seed, one_bigram_page);
+    T::admit(tokens, high, digests)
 }
 
-/// Hashes each page with the digest of the one before it.
+/// Hashes each page with the digest of the one before it. Answers the high bits of all ids too, taken together.
 fn chain<'a, T: Raw + 'a>(
     pages: impl ExactSizeIterator<Item = &'a [T]>,
     seed: Option<Digest>,
-    hash: impl Fn(&mut Message, Option<&Digest>, &[T]) -> Digest,
-) -> Vec<Digest> {
+    hash: impl Fn(&mut Message, Option<&Digest>, &[T]) -> (Digest, u64),
+) -> (Vec<Digest>, u64) {
     let mut message = Message::new();
-    let mut prior = seed;
-    pages.map(|page| *prior.insert(hash(&mut message, prior.as_ref(), page))).collect()
+    let (mut prior, mut all_high) = (seed, 0);
+    let digests = pages.map(|page| {
+        let (digest, high) = hash(&mut message, prior.as_ref(), page);
+        all_high |= high;
+        *prior.insert(digest)
+    });
+    (digests.collect(), all_high)
 }
 
-fn one_page<T: Raw>(message: &mut Message, prior: Option<&Digest>, tokens: &[T]) -> Digest {
-    if T::any_wide(tokens) {
-        return wide_page(prior, tokens.iter().copied());
-    }
+/// The digest of a page, and the high bits of its ids. The ids are read once: whether one is wide is known when all are
+/// encoded as if none were.
+fn one_page<T: Raw>(message: &mut Message, prior: Option<&Digest>, tokens: &[T]) -> (Digest, u64) {
+    let mut high = 0;
     message.begin(prior);
     message.append::<4>(tokens.len(), |first, slots| {
         for (slot, id) in slots.iter_mut().zip(&tokens[first..]) {
             *slot = id.low();
+            high |= id.high();
         }
     });
-    message.finish()
+    if high != 0 {
+        return (wide_page(prior, tokens.iter().copied()), high);
+    }
+    (message.finish(), 0)
 }
 
 /// `tokens` holds one more token than the page has bigrams.
-fn one_bigram_page<T: Raw>(message: &mut Message, prior: Option<&Digest>, tokens: &[T]) -> Digest {
-    if T::any_wide(tokens) {
-        return wide_page(prior, tokens.windows(2).flatten().copied());
+fn one_bigram_page<T: Raw>(message: &mut Message, prior: Option<&Digest>, tokens: &[T]) -> (Digest, u64) {
+    let high = tokens.iter().fold(0, |high, id| high | id.high());
+    if high != 0 {
+        return (wide_page(prior, tokens.windows(2).flatten().copied()), high);
     }
     message.begin(prior);
     message.append::<8>(tokens.len() - 1, |first, slots| {
@@ -177,7 +190,7 @@ fn one_bigram_page<T: Raw>(message: &mut Message, prior: Option<&Digest>, tokens
             right.copy_from_slice(&pair[1].low());
         }
     });
-    message.finish()
+    (message.finish(), 0)
 }
 
 /// The placeholders that SGLang puts in for images and sound are wide, so whole pages of them are usual. Behind

@@ -12,34 +12,34 @@ pub trait Token: sealed::Raw {
     /// [`Result<D, NegativeToken>`] for `i64`.
     type Hashed<D>;
 
-    /// Refuses ids that have no hash, else calls `hash`.
+    /// `hashed`, or a refusal where ids have no hash. `high` is what [`sealed::Raw::high`] says of all ids together.
     #[doc(hidden)]
-    fn admit<D>(tokens: &[Self], hash: impl FnOnce() -> D) -> Self::Hashed<D>;
+    fn admit<D>(tokens: &[Self], high: u64, hashed: D) -> Self::Hashed<D>;
 }
 
 impl Token for u32 {
     type Hashed<D> = D;
 
-    fn admit<D>(_: &[Self], hash: impl FnOnce() -> D) -> D {
-        hash()
+    fn admit<D>(_: &[Self], _: u64, hashed: D) -> D {
+        hashed
     }
 }
 
 impl Token for u64 {
     type Hashed<D> = D;
 
-    fn admit<D>(_: &[Self], hash: impl FnOnce() -> D) -> D {
-        hash()
+    fn admit<D>(_: &[Self], _: u64, hashed: D) -> D {
+        hashed
     }
 }
 
 impl Token for i64 {
     type Hashed<D> = Result<D, NegativeToken>;
 
-    fn admit<D>(tokens: &[Self], hash: impl FnOnce() -> D) -> Result<D, NegativeToken> {
-        // A fold without early exit, so that the usual case is vector code; the place is looked up only on failure.
-        if tokens.iter().fold(0, |signs, id| signs | id) >= 0 {
-            return Ok(hash());
+    fn admit<D>(tokens: &[Self], high: u64, hashed: D) -> Result<D, NegativeToken> {
+        // The sign was noted while the ids were encoded, as all high bits are; its place is looked up only on failure.
+        if high.cast_signed() >= 0 {
+            return Ok(hashed);
         }
         let (at, id) =
             tokens.iter().enumerate().find(|(_, id)| **id < 0).expect("the sign bit came from one id");
@@ -71,9 +71,11 @@ pub(crate) mod sealed {
         fn low(self) -> [u8; 4];
         /// All bits, little-endian.
         fn full(self) -> [u8; 8];
-        /// Whether any id is above `u32::MAX`.
-        fn any_wide(tokens: &[Self]) -> bool;
+        /// The bits above the low 32, in their places; 0 unless the id is wide (or negative).
+        fn high(self) -> u64;
     }
+
+    const HIGH: u64 = !(u32::MAX as u64);
 
     impl Raw for u32 {
         fn low(self) -> [u8; 4] {
@@ -84,8 +86,8 @@ pub(crate) mod sealed {
             u64::from(self).to_le_bytes()
         }
 
-        fn any_wide(_: &[Self]) -> bool {
-            false
+        fn high(self) -> u64 {
+            0
         }
     }
 
@@ -98,8 +100,8 @@ pub(crate) mod sealed {
             self.to_le_bytes()
         }
 
-        fn any_wide(tokens: &[Self]) -> bool {
-            tokens.iter().fold(0, |bits, id| bits | id) > u64::from(u32::MAX)
+        fn high(self) -> u64 {
+            self & HIGH
         }
     }
 
@@ -112,8 +114,8 @@ pub(crate) mod sealed {
             self.to_le_bytes()
         }
 
-        fn any_wide(tokens: &[Self]) -> bool {
-            tokens.iter().fold(0, |bits, id| bits | id) > i64::from(u32::MAX)
+        fn high(self) -> u64 {
+            self.cast_unsigned() & HIGH
         }
     }
 }

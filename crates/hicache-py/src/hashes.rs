@@ -9,6 +9,9 @@ use pyo3::types::{PyList, PyString};
 
 use crate::memory;
 
+/// Hex digits of a digest.
+const DIGITS: usize = 2 * size_of::<Digest>();
+
 /// What the first page is chained to: `prior`, in which extra key and salt are already, or else those two.
 fn seed(prior: Option<&str>, extra_key: Option<&str>, cache_salt: Option<&str>) -> PyResult<Option<Digest>> {
     match prior {
@@ -42,8 +45,8 @@ pub(crate) fn hash_pages<'py>(
     cache_salt: Option<&str>,
 ) -> PyResult<Bound<'py, PyList>> {
     let (seed, page) = (seed(prior, extra_key, cache_salt)?, page_tokens(page_size)?);
-    let digests = py.detach(|| page_hashes(&tokens, page, seed)).map_err(negative)?;
-    texts(py, &digests)
+    let hashed = py.detach(|| page_hashes(&tokens, page, seed).map(|digests| digits(&digests)));
+    texts(py, &hashed.map_err(negative)?)
 }
 
 /// As `hash_pages`, of `count` ids in memory: `kind` is `i4`, `i8`, `u4` or `u8`. The caller keeps the memory alive
@@ -65,26 +68,37 @@ pub(crate) fn hash_pages_at<'py>(
     cache_salt: Option<&str>,
 ) -> PyResult<Bound<'py, PyList>> {
     let (seed, page) = (seed(prior, extra_key, cache_salt)?, page_tokens(page_size)?);
-    let digests = py.detach(|| match kind {
-        "u4" => Ok(page_hashes(memory::ids_at::<u32>(address, count)?, page, seed)),
-        "u8" => Ok(page_hashes(memory::ids_at::<u64>(address, count)?, page, seed)),
-        "i8" => page_hashes(memory::ids_at::<i64>(address, count)?, page, seed).map_err(negative),
-        "i4" => {
-            let ids = memory::ids_at::<i32>(address, count)?;
-            let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
-            page_hashes(&wide, page, seed).map_err(negative)
-        }
-        other => {
-            Err(PyValueError::new_err(format!("token ids of kind {other:?} can't be hashed; use int64")))
-        }
-    })?;
-    texts(py, &digests)
+    let hashed: PyResult<String> = py.detach(|| {
+        let digests = match kind {
+            "u4" => page_hashes(memory::ids_at::<u32>(address, count)?, page, seed),
+            "u8" => page_hashes(memory::ids_at::<u64>(address, count)?, page, seed),
+            "i8" => page_hashes(memory::ids_at::<i64>(address, count)?, page, seed).map_err(negative)?,
+            "i4" => {
+                let ids = memory::ids_at::<i32>(address, count)?;
+                let wide: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
+                page_hashes(&wide, page, seed).map_err(negative)?
+            }
+            other => {
+                let text = format!("token ids of kind {other:?} can't be hashed; use int64");
+                return Err(PyValueError::new_err(text));
+            }
+        };
+        Ok(digits(&digests))
+    });
+    texts(py, &hashed?)
 }
 
-fn texts<'py>(py: Python<'py>, digests: &[Digest]) -> PyResult<Bound<'py, PyList>> {
-    let text = |digest: &Digest| {
-        let digits = hex_digits(digest);
-        PyString::new(py, std::str::from_utf8(&digits).unwrap_or_default()) // Hex digits are ASCII.
-    };
-    PyList::new(py, digests.iter().map(text))
+/// All digests as hex digits, one behind the other.
+fn digits(digests: &[Digest]) -> String {
+    let mut text = Vec::with_capacity(digests.len() * DIGITS);
+    for digest in digests {
+        text.extend_from_slice(&hex_digits(digest));
+    }
+    String::from_utf8(text).unwrap_or_default() // Hex digits are ASCII.
+}
+
+/// One text a page. Making the objects is all that needs the GIL.
+fn texts<'py>(py: Python<'py>, digits: &str) -> PyResult<Bound<'py, PyList>> {
+    let text = |page: usize| PyString::new(py, &digits[page * DIGITS..(page + 1) * DIGITS]);
+    PyList::new(py, (0..digits.len() / DIGITS).map(text))
 }

@@ -5,6 +5,7 @@
 //! | `store` | `Store`: a storage with foreign memory, for any number of Python threads |
 //! | `opening` | from texts of JSON to a configuration and an open storage |
 //! | `memory` | foreign memory: regions by address, pages in pieces, token ids in arrays |
+//! | `regions` | the memory of one call, watched until the device is done with it |
 //! | `keys` | keys as SGLang writes them |
 //! | `hashes` | `page_hashes` |
 //! | `probe` | `probe` |
@@ -20,6 +21,7 @@ mod memory;
 mod opening;
 mod probe;
 mod records;
+mod regions;
 mod store;
 
 use std::ffi::OsString;

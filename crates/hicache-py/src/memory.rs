@@ -62,12 +62,6 @@ impl Memory {
         drop(removed);
     }
 
-    /// Operations under way on any range.
-    pub(crate) fn leases(&self) -> usize {
-        let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        ranges.by_handle.values().map(|registration| registration.region().leases()).sum()
-    }
-
     /// A page in pieces of (address, bytes), inside the range of `handle` or, without one, inside whichever range has
     /// them.
     ///

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pyo3::prelude::*;
 use tracing::field::{Field, Visit};
@@ -21,22 +21,32 @@ const MOST: usize = 256;
 type Record = (u8, String, String);
 
 static RECORDS: Mutex<VecDeque<Record>> = Mutex::new(VecDeque::new());
-static STARTED: Once = Once::new();
+/// The process that keeps them.
+static KEEPER: OnceLock<u32> = OnceLock::new();
 
 /// Keeps what is logged from `Info` on. Called before the first storage is opened, not when the module is imported: the
 /// command logs to standard error.
 #[pyfunction]
 pub(crate) fn keep_records() {
-    STARTED.call_once(|| {
+    KEEPER.get_or_init(|| {
         let subscriber = tracing_subscriber::registry().with(Keep.with_filter(LevelFilter::INFO));
         let _ = tracing::subscriber::set_global_default(subscriber);
+        std::process::id()
     });
+}
+
+/// What is kept. In a forked child, nothing while the lock is taken: a thread of the parent may have had it, for ever.
+fn records() -> Option<MutexGuard<'static, VecDeque<Record>>> {
+    if KEEPER.get().is_some_and(|&keeper| keeper != std::process::id()) {
+        return RECORDS.try_lock().ok();
+    }
+    Some(RECORDS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Takes what was kept, the oldest first.
 #[pyfunction]
 pub(crate) fn take_records() -> Vec<Record> {
-    RECORDS.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    records().map(|mut records| records.drain(..).collect()).unwrap_or_default()
 }
 
 struct Keep;
@@ -52,7 +62,7 @@ impl<S: Subscriber> Layer<S> for Keep {
             _ => 10,
         };
         let record = (level, event.metadata().target().replace("::", "."), text.message + &text.fields);
-        let mut records = RECORDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut records) = records() else { return };
         if records.len() == MOST {
             records.pop_front();
         }

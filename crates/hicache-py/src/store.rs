@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hicache::{
     Access, Error, ErrorKind, ListCursor, MemoryKind, Outcome, PageBatch, PageKey, PageRequest, PoolName,
@@ -13,10 +13,8 @@ use pyo3::prelude::*;
 use crate::errors::exception;
 use crate::keys::{Keys, page_key};
 use crate::memory::Memory;
+use crate::regions::Regions;
 use crate::{opening, records};
-
-/// How often a call with a lost operation looks whether its memory is at rest.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// An open storage.
 #[pyclass(frozen, module = "hicache._native")]
@@ -276,12 +274,13 @@ impl Opened {
             }
         }
         let lengths: Vec<usize> = requests.iter().map(|request| request.memory.bytes()).collect();
+        let regions = Regions::of(&requests);
         let answer = submit(requests).wait();
         let is_lost = answer.memory.iter().any(Option::is_none);
         // What came back is leased no more: only what did not is waited for.
         drop(answer.memory);
         if is_lost {
-            self.wait_for_lost_memory();
+            self.wait_for_lost_memory(&regions);
         }
         for ((outcome, page), bytes) in answer.outcomes.into_iter().zip(places).zip(lengths) {
             match outcome {
@@ -309,16 +308,14 @@ impl Opened {
     }
 
     /// A device may still write where an operation was lost, and the caller reuses that memory as soon as it is
-    /// answered. So nothing more is begun, and this call waits until no lease is out.
-    fn wait_for_lost_memory(&self) {
+    /// answered. So nothing more is begun, and this call waits until no lease of its memory is out.
+    fn wait_for_lost_memory(&self, regions: &Regions) {
         self.lost.store(true, Ordering::Release);
         let begun = Instant::now();
         tracing::error!(
             "an operation on a pool's memory was lost; nothing more is begun until the device is done"
         );
-        while self.memory.leases() > 0 {
-            std::thread::sleep(LOOK);
-        }
+        regions.wait_for_rest();
         tracing::error!(seconds = begun.elapsed().as_secs(), "the memory of the lost operation is at rest");
     }
 }

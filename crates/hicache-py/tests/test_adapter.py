@@ -1,7 +1,7 @@
 """HiCacheRust over a pool without torch: every layout, misses, namespaces, ranks, three threads."""
 
-import logging
 import threading
+import time
 import types
 
 import pytest
@@ -100,6 +100,37 @@ def test_a_served_name_that_stands_for_other_weights_is_another_namespace(backen
     assert server(values[0]).batch_exists(keys_of([0])) == 1
 
 
+def test_a_revision_does_not_hide_files_that_changed(monkeypatch, tmp_path):
+    from hicache.sglang import settings
+
+    (tmp_path / "config.json").write_text("{}")
+    arguments = types.SimpleNamespace(revision="main", model_path=str(tmp_path))
+    monkeypatch.setattr(settings, "server_arguments", lambda: arguments)
+    first = settings.revision_of(None)
+    (tmp_path / "config.json").write_text('{"rope_scaling": 2}')
+    assert first.startswith("main+local-") and settings.revision_of(None) != first
+    arguments.model_path = "org/model"
+    assert settings.revision_of(None) == "main"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_layers_of_another_draft_model_are_other_bytes(backend, monkeypatch, packed):
+    from hicache.sglang import settings
+
+    pool = FakePool()
+    if packed:
+        pool.target_layer_num = pool.layer_num - 1
+
+    def server(draft):
+        arguments = types.SimpleNamespace(speculative_draft_model_path=draft)
+        monkeypatch.setattr(settings, "server_arguments", lambda: arguments)
+        return backend(pool)
+
+    server("org/draft-1").batch_set_v1(keys_of([0]), slots_of([0]))
+    assert server("org/draft-2").batch_exists(keys_of([0])) == (0 if packed else 1)
+    assert server("org/draft-1").batch_exists(keys_of([0])) == 1
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_mla_ranks_share_what_one_of_them_stores(backend, tmp_path, first):
     pools = [FakePool(mla=True), FakePool(mla=True)]
@@ -149,26 +180,34 @@ def test_three_threads_at_once(backend):
 
 
 def test_the_gil_is_free_during_a_call(backend):
-    """Another thread runs on while a large batch is stored."""
+    """Another thread is never held up for long while a large batch is stored."""
     pool = FakePool(pages=1024)
-    storage = backend(pool, capacity_bytes="256MiB")
+    storage = backend(pool, capacity_bytes="512MiB")
     pool.fill(range(0, 1024, 64), 1)
-    ticks, over = [0], threading.Event()
+    longest, over = [0.0], threading.Event()
 
-    def count():
+    def tick():
+        last = time.perf_counter()
         while not over.is_set():
-            ticks[0] += 1
+            now = time.perf_counter()
+            longest[0] = max(longest[0], now - last)
+            last = now
 
-    counter = threading.Thread(target=count)
-    counter.start()
-    before = ticks[0]
+    ticker = threading.Thread(target=tick)
+    ticker.start()
     addresses, lengths = pool.get_page_buffer_meta(slots_of(range(1024)))
-    handle_free = storage._store.store("kv", keys_of(range(1024)), addresses, lengths)
-    moved = ticks[0] - before
+    shares = []
+    for attempt in range(5):
+        keys = keys_of(range(1024), salt=attempt)
+        longest[0] = 0.0
+        begun = time.perf_counter()
+        assert all(storage._store.store("kv", keys, addresses, lengths).done)
+        took = time.perf_counter() - begun
+        shares.append(longest[0] / took)
     over.set()
-    counter.join()
-    assert all(handle_free.done)
-    assert moved > 1000, "the other thread stood still"
+    ticker.join()
+    # The best of them: a busy machine may hold a thread up too, but not each time.
+    assert min(shares) < 0.5, f"the other thread stood still for these shares of the calls: {shares}"
 
 
 def test_ten_thousand_keys_are_one_call(backend):
@@ -234,12 +273,6 @@ def test_the_interfaces_keep_pages_apart(backend):
     storage = backend(pool)
     storage.batch_set_v1(keys_of([0]), slots_of([0]))
     assert storage.get(keys_of([0])[0], np.zeros(len(pool.bytes(0)), dtype=np.uint8)) is None
-
-
-def test_records_of_the_native_half_reach_logging(backend, caplog):
-    with caplog.at_level(logging.INFO):
-        backend(FakePool())
-    assert "hicache is open" in caplog.text
 
 
 @pytest.mark.parametrize("version", ["0.5.3", "0.5.5.post1"])

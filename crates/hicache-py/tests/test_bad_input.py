@@ -46,6 +46,21 @@ def test_a_directory_that_can_not_be_written():
     assert "/proc" in text
 
 
+def test_an_anchor_without_pages_is_refused_by_name(backend):
+    """DeepSeek-V4's: its KV pool only counts, and the pages lie in pools beside it."""
+
+    class Anchor:
+        page_size, layout = 16, "page_first"
+
+    with pytest.raises(ValueError, match=r"kv \(Anchor\) has no pages of its own"):
+        backend().register_mem_pool_host(Anchor())
+
+
+def test_sglangs_own_fields_are_left_to_it(backend):
+    storage = backend(FakePool(), allocator="shm", prefetch_threshold=64, tp_lcm_size=1)
+    assert storage.batch_exists(keys_of([0])) == 0
+
+
 def test_a_freed_pool_is_a_miss(backend, caplog):
     pool = FakePool()
     storage = backend(pool)

@@ -4,6 +4,7 @@ import array
 import gc
 import os
 import time
+import types
 
 import hicache
 import numpy as np
@@ -42,6 +43,29 @@ def test_selection_order(connector, tmp_path):
 def test_an_array_of_objects_is_refused(connector):
     with pytest.raises(TypeError, match="array of Python objects"):
         connector().set("objects", np.array([{}, []], dtype=object))
+
+
+class LazyTensor:
+    """What torch's `x.conj()` is: the bytes of `x`, and a note."""
+
+    device, layout, dtype = types.SimpleNamespace(type="cpu"), "torch.strided", "torch.complex64"
+
+    def __init__(self, array, note):
+        self._array, self._note = array, note
+        self.data_ptr = lambda: array.ctypes.data
+        self.element_size = lambda: array.itemsize
+        self.numel = lambda: array.size
+        self.is_contiguous = lambda: True
+        self.is_conj = lambda: note == "conjugated"
+        self.is_neg = lambda: note == "negated"
+
+
+@pytest.mark.parametrize("note", ["conjugated", "negated"])
+def test_a_tensor_that_is_not_its_bytes_is_refused(connector, note):
+    storage = connector()
+    with pytest.raises(ValueError, match="resolve_conj"):
+        storage.set("k", LazyTensor(np.ones(4, dtype=np.complex64), note))
+    assert storage.set("k", LazyTensor(np.ones(4, dtype=np.complex64), "")) is True
 
 
 def _descriptors():
@@ -240,6 +264,40 @@ def test_dlpack(connector):
     read = np.zeros(100, dtype=np.int64)
     assert storage.get("k", Exports(read)) is not None
     assert (read == np.arange(100)).all()
+
+
+def test_dlpack_without_weak_references(connector):
+    class Slotted:
+        __slots__ = ("inner",)
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        def __dlpack_device__(self):
+            return self.inner.__dlpack_device__()
+
+        def __dlpack__(self):
+            return self.inner.__dlpack__()
+
+    storage = connector()
+    assert storage.set("k", Slotted(np.arange(100))) is True
+    read = np.zeros(100, dtype=np.int64)
+    assert storage.get("k", Slotted(read)) is not None
+    assert (read == np.arange(100)).all()
+
+
+def test_dlpack_that_refuses(connector):
+    class Refusing:
+        def __dlpack_device__(self):
+            return (1, 0)
+
+        def __dlpack__(self):
+            raise BufferError("the array is read-only")
+
+    storage = connector()
+    with pytest.raises(ValueError, match="the Refusing refuses its bytes: the array is read-only"):
+        storage.set("k", Refusing())
+    assert storage.register(Refusing()) is False
 
 
 def test_bad_arguments_are_refused(connector):

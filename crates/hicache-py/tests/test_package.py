@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import hicache
 import pytest
@@ -42,6 +44,27 @@ def test_the_command_reads_what_the_package_wrote(tmp_path):
     listed = run("-m", "hicache", "list", str(tmp_path))
     assert listed.returncode == 0 and "seen" in listed.stdout, listed.stderr
     assert run("-m", "hicache", "verify", str(tmp_path)).returncode == 0
+
+
+def test_the_command_can_be_interrupted(tmp_path):
+    trace = tmp_path / "trace"
+    os.mkfifo(trace)
+    package = os.path.dirname(os.path.dirname(hicache.__file__))
+    command = [sys.executable, "-m", "hicache", "replay", "--trace", str(trace)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": package}, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            try:
+                os.open(trace, os.O_WRONLY | os.O_NONBLOCK)  # Once it reads; nothing will come.
+                break
+            except OSError:
+                assert process.poll() is None
+                time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_an_import_needs_neither_torch_nor_numpy():

@@ -37,6 +37,15 @@ def test_arrays_are_read_in_place(dtype):
     assert hicache.page_hashes(array.array("q", tokens.tolist()), 64) == expected
 
 
+def test_read_only_and_empty_arrays():
+    tokens = np.arange(1, 1000)
+    expected = hicache.page_hashes(tokens, 64)
+    tokens.flags.writeable = False
+    assert hicache.page_hashes(tokens, 64) == expected
+    assert hicache.page_hashes(tokens.tobytes(), 64) == hicache.page_hashes(list(tokens.tobytes()), 64), "bytes are ids"
+    assert hicache.page_hashes(np.zeros(0, dtype=np.int64), 64) == []
+
+
 def test_other_sequences_are_read_one_by_one():
     expected = hicache.page_hashes([1, 2, 3], 4)
     assert hicache.page_hashes((1, 2, 3), 4) == expected

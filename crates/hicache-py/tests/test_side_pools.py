@@ -1,7 +1,9 @@
 """The v2 interface: windows with holes, pools that are missing, ranks."""
 
 import logging
+import types
 
+import numpy as np
 import pytest
 from conftest import FakePool, keys_of, slots_of
 from sglang.srt.mem_cache.hicache_storage import PoolHitPolicy, PoolTransfer
@@ -54,6 +56,15 @@ def test_all_pages_clamp(pools):
     store(storage, "swa", [0, 1, 3])
     result = ask(storage, 5, "swa", ALL)
     assert (result.kv_hit_pages, result.restorable_prefix_pages) == (2, [1, 2])
+
+
+def test_pages_that_were_copied_are_found(backend):
+    """Without `interface_v1` KV is stored out of tensors, and the windows by address all the same."""
+    storage = backend(FakePool(), interface_v1=None)
+    storage.register_mem_host_pool_v2(FakePool(), "swa")
+    assert storage.batch_set(keys_of(range(3)), [np.ones(100)] * 3) is True
+    store(storage, "swa", [1, 2])
+    assert ask(storage, 3, "swa", TRAILING).kv_hit_pages == 3
 
 
 def test_pools_share_hashes_and_not_pages(pools):
@@ -125,3 +136,35 @@ def test_mamba_is_of_each_rank_even_where_kv_is_shared(backend):
     assert one.batch_get_v2([shared]) == {"indexer": [False]}, "the indexer's pages are rank 0's to store"
     assert zero.batch_set_v2([shared]) == {"indexer": [True]}
     assert one.batch_get_v2([shared]) == {"indexer": [True]}, "the pool was lost when Mamba came"
+
+
+def test_a_writer_for_mamba_that_can_not_be_opened_leaves_kv(backend, monkeypatch, caplog):
+    from hicache.sglang import storage as module
+
+    def refuse(*_):
+        raise OSError("no more descriptors")
+
+    zero, one = (backend(FakePool(mla=True), is_mla_model=True, tp_size=2, tp_rank=rank) for rank in (0, 1))
+    zero.batch_set_v1(keys_of([0]), slots_of([0]))
+    monkeypatch.setattr(module, "_native", types.SimpleNamespace(Store=types.SimpleNamespace(open=refuse)))
+    one.register_mem_host_pool_v2(FakePool(page_size=1, mla=True), "mamba")
+    assert "no more descriptors" in caplog.text
+    assert one.batch_exists(keys_of([0])) == 1, "KV was lost with Mamba"
+    assert one.batch_get_v1(keys_of([0]), slots_of([3])) == [True]
+
+
+def test_a_draft_pool_of_another_draft_model_is_a_miss(backend, monkeypatch):
+    from hicache.sglang import settings
+
+    def server(draft):
+        arguments = types.SimpleNamespace(speculative_draft_model_path=draft)
+        monkeypatch.setattr(settings, "server_arguments", lambda: arguments)
+        storage = backend(FakePool())
+        storage.register_mem_host_pool_v2(FakePool(), "draft")
+        return storage
+
+    first = server("org/draft-1")
+    first.batch_set_v1(keys_of([0]), slots_of([0]))
+    assert store(first, "draft", [0]) == [True]
+    assert ask(server("org/draft-2"), 1, "draft", ALL).kv_hit_pages == 0
+    assert ask(server("org/draft-1"), 1, "draft", ALL).kv_hit_pages == 1

@@ -22,6 +22,7 @@ except ImportError as _error:
     ) from _error
 
 from ._arrays import Array as _Array
+from ._arrays import plain_integers as _plain_integers
 
 __version__: str = _native.__version__
 __all__ = ["HiCacheNixl", "__version__", "page_hashes", "probe"]
@@ -62,6 +63,10 @@ def page_hashes(
     """
     if isinstance(tokens, (list, tuple)):
         return _native.hash_pages(tokens, page_size, prior, extra_key, cache_salt)
+    plain = _plain_integers(tokens)
+    if plain is not None:
+        address, count, kind, _held = plain
+        return _native.hash_pages_at(address, count, kind, page_size, prior, extra_key, cache_salt)
     array = _Array.of(tokens)
     try:
         if array is None or array.kind is None or not array.on_host:

@@ -7,7 +7,7 @@ good as long as the ``Array`` is.
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 _py = ctypes.pythonapi
 
@@ -61,11 +61,41 @@ _FULL_READ_ONLY = 0x011C  # PyBUF_FULL_RO: shape, strides, suboffsets and format
 # DLPack's types of devices whose memory the CPU reads and writes: CPU, and host memory that CUDA or ROCm pinned.
 _DL_HOST = {1: False, 3: True, 11: True}
 
+_KINDS = {(code, size): f"{'iu'[code.isupper()]}{size}" for code in "ilqnILQN" for size in (4, 8)}
+
+
+def plain_integers(obj: Any) -> Optional[Tuple[int, int, str, Any]]:
+    """Address, count and kind of the integers of the usual arrays, and what keeps them in place, in a microsecond.
+
+    ``None`` for what needs a closer look: other types, tensors, and what is read-only, empty or not contiguous.
+    """
+    try:
+        view = memoryview(obj)
+        kind = _KINDS.get((view.format, view.itemsize))
+        if kind is None:
+            return None
+        first = ctypes.c_char.from_buffer(view)
+    except (BufferError, TypeError, ValueError):
+        return None
+    return ctypes.addressof(first), view.nbytes // view.itemsize, kind, first
+
 
 class Array:
     """A run of bytes in memory, and the object that keeps it there."""
 
-    __slots__ = ("address", "bytes", "contiguous", "device", "kind", "object", "on_host", "pinned", "readonly", "_held")
+    __slots__ = (
+        "address",
+        "bytes",
+        "contiguous",
+        "device",
+        "kind",
+        "object",
+        "on_host",
+        "pinned",
+        "readonly",
+        "unresolved",
+        "_held",
+    )
 
     def __init__(self, obj: Any) -> None:
         self.object = obj
@@ -77,6 +107,7 @@ class Array:
         self.on_host = True
         self.pinned = False
         self.readonly = False
+        self.unresolved = False  # torch conjugates or negates it when it is read, so these are another tensor's bytes.
         self._held: Any = None
 
     @classmethod
@@ -104,7 +135,8 @@ class Array:
         if not self.on_host or "strided" not in str(tensor.layout):
             self.contiguous = False  # Sparse tensors have no one place; memory of a device is not looked at.
             return
-        self.contiguous = tensor.is_contiguous()
+        self.unresolved = any(getattr(tensor, name, bool)() for name in ("is_conj", "is_neg"))
+        self.contiguous = tensor.is_contiguous() and not self.unresolved
         self.bytes = tensor.numel() * tensor.element_size()
         self.address = tensor.data_ptr()
         self.kind = {"torch.int64": "i8", "torch.int32": "i4", "torch.uint64": "u8", "torch.uint32": "u4"}.get(
@@ -125,10 +157,7 @@ class Array:
         if "O" in code:
             self.release()
             raise TypeError("an array of Python objects has no bytes of its own to store; store numbers")
-        if code in "ilqn" and buffer.itemsize in (4, 8):
-            self.kind = f"i{buffer.itemsize}"
-        elif code in "ILQN" and buffer.itemsize in (4, 8):
-            self.kind = f"u{buffer.itemsize}"
+        self.kind = _KINDS.get((code, buffer.itemsize))
         self.contiguous = bool(_py.PyBuffer_IsContiguous(ctypes.byref(buffer), ctypes.c_char(b"C")))
         return True
 
@@ -147,7 +176,10 @@ class Array:
         if int(device_type) not in _DL_HOST:
             self.on_host, self.device = False, f"DLPack device {int(device_type)}:{device_id}"
             return True
-        capsule = obj.__dlpack__()
+        try:
+            capsule = obj.__dlpack__()
+        except BufferError as error:  # It is read-only, for one.
+            raise ValueError(f"the {type(obj).__name__} refuses its bytes: {error}") from error
         tensor = ctypes.cast(_capsule_pointer(capsule, b"dltensor"), ctypes.POINTER(_DLTensor)).contents
         count, expected = 1, 1
         contiguous = True

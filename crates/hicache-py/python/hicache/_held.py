@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import mmap
 import threading
 import weakref
-from collections import OrderedDict
-from typing import Any, Dict, List, Optional, Tuple
+from collections import OrderedDict, deque
+from typing import Any, Deque, Dict, Iterator, List, Optional, Tuple
 
 from . import _native
 from ._arrays import Array
+from ._forks import renew_in_child
 
 #: Tensors that stay registered; the one that was used longest ago goes first.
 MOST = 1024
@@ -36,15 +39,16 @@ class Answer:
 
 
 class _Held:
-    """One registration, and how many calls use it now."""
+    """One registration, and how many calls use it now. What is let go of meanwhile ends with the last of them."""
 
-    __slots__ = ("address", "busy", "bytes", "handle", "reference")
+    __slots__ = ("address", "busy", "bytes", "dropped", "handle", "reference")
 
     def __init__(self, reference: weakref.ref, array: Array, handle: int) -> None:
         self.reference = reference
         self.address, self.bytes = array.address, array.bytes
         self.handle = handle
         self.busy = 0
+        self.dropped = False
 
 
 class HeldArrays:
@@ -56,65 +60,99 @@ class HeldArrays:
     """
 
     def __init__(self, store: _native.Store) -> None:
-        self._store = store
-        # Reentrant: an object may go, and call back, while a call of this thread holds the lock.
-        self._lock = threading.RLock()
+        self._store: Optional[_native.Store] = store
+        self.renew()
+        renew_in_child(self)
+
+    def renew(self) -> None:
+        """Makes lock and registrations anew: in a forked child, whose parent keeps its own."""
+        # Not reentrant: an object may go while this very thread holds the lock, and must then only be noted.
+        self._lock = threading.Lock()
+        self._gone: Deque[Tuple[int, weakref.ref]] = deque()
         self._held: "OrderedDict[int, _Held]" = OrderedDict()
         self._stage: Optional[mmap.mmap] = None
         self._stage_at: Tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
-        return len(self._held)
+        with self._lock:
+            self._sweep()
+            return len(self._held)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[_native.Store]:
+        """The store, under the lock."""
+        with self._lock:
+            if self._store is None:
+                raise RuntimeError("the connector is closed")
+            self._sweep()
+            yield self._store
 
     def register(self, array: Array) -> bool:
         """Makes an array's memory known, unless it is; false if its object has no weak references."""
-        with self._lock:
-            found = self._find(array) is not None
+        with self._opened() as store:
+            found = self._find(store, array) is not None
             self._trim()
             return found
 
-    def _find(self, array: Array) -> Optional[_Held]:
+    def _find(self, store: _native.Store, array: Array) -> Optional[_Held]:
         key = id(array.object)
         held = self._held.get(key)
         if held is not None:
             if held.reference() is array.object and (held.address, held.bytes) == (array.address, array.bytes):
                 self._held.move_to_end(key)
                 return held
-            self._forget(key)
+            self._drop(key)
         try:
-            reference = weakref.ref(array.object, lambda _: self._forget(key))
+            reference = weakref.ref(array.object, lambda gone: self._went(key, gone))
         except TypeError:
             return None
         # No owner: the registration goes when the object does, and until then every use of it has the object at hand.
-        held = _Held(reference, array, self._store.register(array.address, array.bytes, array.pinned, None))
+        held = _Held(reference, array, store.register(array.address, array.bytes, array.pinned, None))
         self._held[key] = held
         return held
 
     def _trim(self) -> None:
-        for key in [key for key, held in self._held.items() if not held.busy][: max(0, len(self._held) - MOST)]:
-            self._forget(key)
-
-    def knows(self, obj: Any) -> bool:
-        """Whether the object's memory is registered."""
-        with self._lock:
-            held = self._held.get(id(obj))
-            return held is not None and held.reference() is obj
+        idle = [key for key, held in self._held.items() if not held.busy]
+        for key in idle[: max(0, len(self._held) - MOST)]:
+            self._drop(key)
 
     def forget(self, obj: Any) -> bool:
         """Lets go of an object's memory."""
         with self._lock:
-            return self._forget(id(obj)) if self.knows(obj) else False
-
-    def _forget(self, key: int) -> bool:
-        with self._lock:
-            held = self._held.pop(key, None)
-            if held is None:
+            self._sweep()
+            held = self._held.get(id(obj))
+            if held is None or held.reference() is not obj:
                 return False
-            try:
-                self._store.deregister(held.handle)
-            except (AttributeError, RuntimeError):
-                pass  # Closed, or a forked child, whose parent goes on.
+            self._drop(id(obj))
             return True
+
+    def _went(self, key: int, reference: weakref.ref) -> None:
+        """An object is gone. This runs wherever Python collects garbage, so it waits for no lock."""
+        self._gone.append((key, reference))
+        lock = self._lock
+        if lock.acquire(blocking=False):
+            try:
+                self._sweep()
+            finally:
+                lock.release()
+
+    def _sweep(self) -> None:
+        while self._gone:
+            key, reference = self._gone.popleft()
+            held = self._held.get(key)
+            if held is not None and held.reference is reference:
+                self._drop(key)
+
+    def _drop(self, key: int) -> None:
+        held = self._held.pop(key)
+        held.dropped = True
+        if not held.busy:
+            self._deregister(held)
+
+    def _deregister(self, held: _Held) -> None:
+        if self._store is not None:
+            with contextlib.suppress(RuntimeError):  # Closed, or a forked child, whose parent goes on.
+                self._store.deregister(held.handle)
 
     def move(
         self, loads: bool, pool: str, keys: List[str], objects: List[Any], overwrite: bool = False
@@ -124,9 +162,9 @@ class HeldArrays:
         arrays = [host_array(obj, writable=loads) for obj in objects]
         used: Dict[int, _Held] = {}
         try:
-            with self._lock:
+            with self._opened() as store:
                 for place, array in enumerate(arrays):
-                    held = self._find(array)
+                    held = self._find(store, array)
                     if held is not None:
                         held.busy += 1
                         used[place] = held
@@ -141,13 +179,15 @@ class HeldArrays:
                     "handles": [held.handle for held in used.values()],
                 }
                 if loads:
-                    answer.take(self._store.load(pool, **parts), list(used))
+                    answer.take(store.load(pool, **parts), list(used))
                 else:
-                    answer.take(self._store.store(pool, overwrite=overwrite, **parts), list(used))
+                    answer.take(store.store(pool, overwrite=overwrite, **parts), list(used))
         finally:
             with self._lock:
                 for held in used.values():
                     held.busy -= 1
+                    if held.dropped and not held.busy:
+                        self._deregister(held)
                 self._trim()
             for array in arrays:
                 array.release()
@@ -156,40 +196,39 @@ class HeldArrays:
     def _move_staged(
         self, loads: bool, pool: str, key: str, array: Array, overwrite: bool, place: int, answer: Answer
     ) -> None:
-        with self._lock:
-            address, handle = self._staging(array.bytes)
-            own = memoryview(self._stage)[: array.bytes]  # type: ignore[arg-type]
-            try:
-                with memoryview(array.object) as given, given.cast("B") as theirs:
-                    if not loads:
-                        own[:] = theirs
-                        batch = self._store.store(pool, [key], [address], [array.bytes], [handle], overwrite)
-                    else:
-                        batch = self._store.load(pool, [key], [address], [array.bytes], [handle])
-                        if batch.done[0]:
-                            theirs[:] = own
-            finally:
-                own.release()
+        with self._opened() as store:
+            address, handle = self._staging(store, array.bytes)
+            # Between addresses, since not every object has a buffer; `array` holds what keeps its own in place.
+            if not loads:
+                ctypes.memmove(address, array.address, array.bytes)
+                batch = store.store(pool, [key], [address], [array.bytes], [handle], overwrite)
+            else:
+                batch = store.load(pool, [key], [address], [array.bytes], [handle])
+                if batch.done[0]:
+                    ctypes.memmove(array.address, address, array.bytes)
             answer.take(batch, [place])
 
-    def _staging(self, length: int) -> Tuple[int, int]:
+    def _staging(self, store: _native.Store, length: int) -> Tuple[int, int]:
         if self._stage is None or len(self._stage) < length:
-            if self._stage is not None:
-                self._store.deregister(self._stage_at[1])
-            self._stage = mmap.mmap(-1, max(length, 1 << 20))
-            whole = Array.of(self._stage)
+            stage = mmap.mmap(-1, max(length, 1 << 20))
+            whole = Array.of(stage)
             assert whole is not None
-            handle = self._store.register(whole.address, whole.bytes, False, self._stage)
-            self._stage_at = (whole.address, handle)
-            whole.release()
+            try:
+                handle = store.register(whole.address, whole.bytes, False, stage)
+            finally:
+                whole.release()
+            if self._stage is not None:
+                store.deregister(self._stage_at[1])
+            self._stage, self._stage_at = stage, (whole.address, handle)
         return self._stage_at
 
     def close(self) -> None:
         """Lets go of everything, the store included; its own close drops the registrations."""
         with self._lock:
             self._held.clear()
+            self._gone.clear()
             self._stage = None
-            self.__dict__.pop("_store", None)
+            self._store = None
 
 
 def host_array(obj: Any, writable: bool) -> Array:
@@ -206,6 +245,8 @@ def host_array(obj: Any, writable: bool) -> Array:
             f"is on {array.device}, and this build has no backend that moves device memory (that needs CUDA and "
             "GPUDirect Storage); copy it to the CPU"
         )
+    elif array.unresolved:
+        reason = "is conjugated or negated only when it is read; pass tensor.resolve_conj().resolve_neg()"
     elif not array.contiguous:
         reason = "is not contiguous; pass a contiguous copy"
     elif array.bytes == 0 or array.address == 0:

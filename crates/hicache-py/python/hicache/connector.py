@@ -8,7 +8,7 @@ from typing import Any, List, Optional
 
 from . import _native
 from ._held import HeldArrays, host_array
-from ._reports import Reports
+from ._reports import Reports, cause_of
 
 logger = logging.getLogger("hicache.connector")
 
@@ -143,7 +143,9 @@ class HiCacheNixl:
         if answer.error is not None:
             what = "loaded" if loads else "stored"
             self._reports.tell(
-                logging.WARNING, f"{what} {answer.error[:40]}", f"{answer.failed} tensors were not {what}: {answer.error}"
+                logging.WARNING,
+                f"{what} {cause_of(answer.error)}",
+                f"{answer.failed} tensors were not {what}: {answer.error}",
             )
         return answer.done
 

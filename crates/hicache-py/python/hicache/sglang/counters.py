@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from typing import Any, Deque, Dict, List
 
+from .._forks import renew_in_child
+
 #: Figures that are kept until SGLang asks.
 _KEPT = 1024
 
@@ -14,7 +16,8 @@ class Counters:
     """Counts since the backend was attached. All methods may be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.renew()
+        renew_in_child(self)
         self._counts: Dict[str, int] = {
             "loaded_pages": 0,
             "loaded_bytes": 0,
@@ -29,6 +32,10 @@ class Counters:
         }
         self._pages: Dict[str, Deque[int]] = {"loaded": deque(maxlen=_KEPT), "stored": deque(maxlen=_KEPT)}
         self._speeds: Dict[str, Deque[float]] = {"loaded": deque(maxlen=_KEPT), "stored": deque(maxlen=_KEPT)}
+
+    def renew(self) -> None:
+        """Makes the lock anew."""
+        self._lock = threading.Lock()
 
     def add(self, **counts: int) -> None:
         """Adds to counts by name."""

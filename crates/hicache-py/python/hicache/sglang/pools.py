@@ -24,6 +24,8 @@ class Pool:
         self.layout = str(getattr(host_pool, "layout", "") or "unnamed")
         self.dtype = dtype_of(host_pool)
         self.layers = _number(host_pool, "layer_num")
+        #: Whether layers of a draft model lie in each page, behind the model's own.
+        self.has_drafts = (self.layers or 0) > (_number(host_pool, "target_layer_num") or self.layers or 0)
         self.heads = _number(host_pool, "head_num")
         self.head_dim = _number(host_pool, "head_dim")
         addresses, lengths = self._meta(_indices(self.page_size))
@@ -66,7 +68,13 @@ class Pool:
         return self._meta(host_indices)
 
     def _meta(self, host_indices: Any) -> Tuple[List[int], List[int]]:
-        meta = self.host_pool.get_page_buffer_meta(host_indices)
+        find = getattr(self.host_pool, "get_page_buffer_meta", None)
+        if not callable(find):
+            raise ValueError(
+                f"pool {self.name} ({type(self.host_pool).__name__}) has no pages of its own, only the numbers of other "
+                "pools' pages; models with such a pool are not served"
+            )
+        meta = find(host_indices)
         return list(meta[0]), [int(length) for length in meta[1]]
 
 
@@ -114,7 +122,10 @@ def _storages(host_pool: Any) -> Iterator[Tuple[int, int, Any]]:
             storage = storage()
             address, length = storage.data_ptr(), storage.nbytes()
         else:
-            described = Array.of(value)
+            try:
+                described = Array.of(value)
+            except (TypeError, ValueError):  # An array of objects, for one: no memory of pages.
+                continue
             if described is None or not described.on_host or described.readonly:
                 continue
             address, length = described.address, described.bytes

@@ -17,6 +17,7 @@ SGLANG_FIELDS = frozenset(
         "backend_name",
         "module_path",
         "class_name",
+        "allocator",
         "interface_v1",
         "prefetch_threshold",
         "prefetch_timeout_base",
@@ -26,7 +27,13 @@ SGLANG_FIELDS = frozenset(
     ]
 )
 #: SGLang's flags that change the bytes of a page and nothing else that is looked at here.
-_COMPUTING_FLAGS = ("json_model_override_args", "load_format", "quantization", "quantization_param_path")
+_COMPUTING_FLAGS = (
+    "json_model_override_args",
+    "load_format",
+    "quantization",
+    "quantization_param_path",
+    "torchao_config",
+)
 #: The first release that looks at `interface_v1`.
 FIRST_WITH_ADDRESSES = (0, 5, 6)
 #: Fields of the namespace that an operator may set; the others are read from the pool.
@@ -126,6 +133,8 @@ def namespace(config: Any, pool: Any, settings: Settings) -> Dict[str, Any]:
     if logical:
         described["extra"]["logical_page_tokens"] = str(logical)
     described["extra"].update(weights(config, settings))
+    if pool.has_drafts:
+        described["extra"]["draft_model"] = draft_model() or "unnamed"
     described["extra"].update(settings.namespace.get("extra") or {})
     for field in ("model", "revision"):
         if settings.namespace.get(field):
@@ -153,11 +162,26 @@ def weights(config: Any, settings: Settings) -> Dict[str, str]:
 
 
 def revision_of(config: Any) -> Optional[str]:
-    """The revision of the weights, where nobody names one: SGLang's `--revision`, or else what the files say."""
+    """The revision of the weights, where nobody names one: SGLang's `--revision`, and what the files say."""
     arguments = server_arguments()
-    given = getattr(arguments, "revision", None)
     path = getattr(arguments, "model_path", None) or getattr(config, "model_name", None)
-    return str(given) if given else derived_revision(path)
+    return _joined(getattr(arguments, "revision", None), derived_revision(path))
+
+
+def draft_model() -> Optional[str]:
+    """The draft model of this server and its revision; `None` where it has none of its own."""
+    arguments = server_arguments()
+    path = getattr(arguments, "speculative_draft_model_path", None)
+    if not path:
+        return None
+    given = getattr(arguments, "speculative_draft_model_revision", None)
+    derived = derived_revision(str(path))
+    # A directory on this machine is told by its files, wherever it lies.
+    return _joined(None if derived else path, given, derived)
+
+
+def _joined(*parts: Any) -> Optional[str]:
+    return "+".join(str(part) for part in parts if part) or None
 
 
 def server_arguments() -> Any:

@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Optional, Set
 
 from .guard import misses, no_transfers
 from .pools import Pool, lines
+from .settings import draft_model
 
 #: Pools of which every rank has its own bytes, even where all ranks share the KV pages.
 _OF_EACH_RANK = frozenset(["mamba"])
@@ -40,6 +41,8 @@ class SidePools:
                 for pool in pools:
                     self._register(pool)
             position = f"{getattr(self._config, 'tp_rank', 0)}/{getattr(self._config, 'tp_size', 1)}" if own else ""
+            if name.startswith("draft"):
+                position += draft_model() or ""
             self._register(Pool(name, host_pool, position))
         except Exception as error:
             self._counters.add(failed_calls=1)
@@ -60,7 +63,7 @@ class SidePools:
         from sglang.srt.mem_cache.hicache_storage import PoolTransferResult
 
         store = self._opened()
-        pages = store.exists_prefix(self._kv().key, lines(keys))
+        pages = store.exists_prefix(self._asked, lines(keys))
         self._counters.add(asked_pages=len(keys), present_pages=pages)
         hits: Dict[Any, int] = {"kv": pages} if pages else {}
         lengths: Set[int] = set(range(1, pages + 1))

@@ -11,7 +11,7 @@ from sglang.srt.mem_cache.hicache_storage import HiCacheStorage
 
 from .. import _native
 from .._held import HeldArrays
-from .._reports import Reports
+from .._reports import Reports, cause_of
 from .counters import Counters
 from .guard import misses, no_pages
 from .pools import Pool, lines
@@ -61,13 +61,14 @@ class HiCacheRust(TensorMethods, SidePools, HiCacheStorage):
 
     def _open(self, reader: bool) -> None:
         assert self._pool is not None
-        self.close()
         table = dict(self._settings.table)
         if reader and "role" not in table:
             table["role"] = "reader"
         described = namespace(self._config, self._pool, self._settings)
         begun = time.monotonic()
-        self._store = _native.Store.open(json.dumps(table), json.dumps(described), revision_of(self._config))
+        store = _native.Store.open(json.dumps(table), json.dumps(described), revision_of(self._config))
+        self.close()  # What was open before stays, if this one can't be opened.
+        self._store = store
         self._arrays = HeldArrays(self._store)
         said, fingerprint = self._store.namespace() or ("{}", "")
         logger.info(
@@ -109,7 +110,9 @@ class HiCacheRust(TensorMethods, SidePools, HiCacheStorage):
         if batch.error is not None:
             what = "loaded" if loads else "stored"
             self._reports.tell(
-                logging.WARNING, f"{what} {batch.error[:40]}", f"{batch.failed} pages were not {what}: {batch.error}"
+                logging.WARNING,
+                f"{what} {cause_of(batch.error)}",
+                f"{batch.failed} pages were not {what}: {batch.error}",
             )
 
     @misses(lambda *_, **__: 0)
