@@ -182,11 +182,12 @@ impl State {
         if is_old || since.is_some_and(|since| since < ONE_EVENT) {
             return;
         }
-        self.slowdowns += 1;
         self.window = (self.window * 0.7).max(2.0);
         let counted = since.unwrap_or(COUNTED).min(COUNTED);
         let good = self.good.iter().filter(|&&at| now.duration_since(at) <= counted).count();
         let answered = good as f64 / counted.as_secs_f64();
+        // Where nothing was answered well, as in a storm, nothing is known of the limit: it is found anew.
+        self.slowdowns = if good == 0 { 1 } else { self.slowdowns + 1 };
         let before = self.rate.map_or(f64::INFINITY, |rate| rate.a_second);
         let a_second = (before.min(answered) * BACK).max(LEAST_RATE);
         let next = now + Duration::from_secs_f64(1.0 / a_second);
@@ -233,6 +234,26 @@ mod tests {
                 goodput >= 0.9 && refused < 0.05,
                 "limit {limit}: {goodput:.3} of it, {refused:.3} refused"
             );
+        }
+    }
+
+    /// A storm that refuses everything for a while, in waves: when it is over, it is not crept out of.
+    #[test]
+    fn after_a_storm_it_is_soon_as_fast_as_before() {
+        let limiter = Limiter::new(64);
+        let mut state = limiter.lock();
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            now += 3 * ONE_EVENT;
+            state.slow_down(now, now - Duration::from_micros(500));
+        }
+        let calm = now;
+        while state.rate.is_some_and(|rate| rate.a_second < 1000.0) {
+            while let Some(wait) = state.turn(now) {
+                now += wait;
+            }
+            state.good(now, 64);
+            assert!(now.duration_since(calm) < Duration::from_secs(3));
         }
     }
 
