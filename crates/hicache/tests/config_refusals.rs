@@ -248,6 +248,10 @@ fn values_that_do_not_go_together() {
     let small = Config::builder().set("capacity_bytes", "1MiB").set("page_bytes", "128KiB");
     assert_says(&refused(small), &["capacity_bytes = 1048576 (explicit) must be at least 2097152"]);
     assert!(Config::builder().set("capacity_bytes", "2MiB").set("page_bytes", "128KiB").build().is_ok());
+    let key = Config::builder().set("obj_s3.encryption", "store").set("obj_s3.kms_key", "key-1");
+    assert_says(&refused(key), &["obj_s3.kms_key", "obj_s3.encryption = kms"]);
+    let key = Config::builder().set("obj_s3.encryption", "kms").set("obj_s3.kms_key", "key-1");
+    assert!(key.build().is_ok());
     assert_says(&refused_value("namespace.dtype", json!("bf16")), &["namespace.model", "namespace.dtype"]);
     let rank = Config::builder()
         .set("namespace.model", "m")

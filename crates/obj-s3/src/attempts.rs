@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::breaker::Pass;
+use crate::credentials::Generation;
 use crate::endpoint::Endpoint;
 use crate::fault::{Fault, FaultKind};
 use crate::limiter::Permit;
@@ -28,6 +30,8 @@ pub(crate) struct Attempts<'a> {
     tries: u32,
     /// Where the last try failed, and why.
     last: Option<(Arc<Endpoint>, Fault)>,
+    /// Whether it was made anew because there may be other credentials.
+    renewed: bool,
 }
 
 /// The right to make one try of one endpoint. What came of it must be said; otherwise it says nothing of the endpoint.
@@ -35,8 +39,11 @@ pub(crate) struct Attempts<'a> {
 pub(crate) struct Try {
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) deadline: Instant,
+    /// Of the credentials that are used at the earliest.
+    generation: Generation,
+    pass: Pass,
     decided: bool,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Endpoints {
@@ -50,11 +57,11 @@ impl Endpoints {
 
     /// A request that must be done by `deadline`.
     pub(crate) fn attempts(&self, deadline: Instant) -> Attempts<'_> {
-        Attempts { endpoints: self, deadline, tries: 0, last: None }
+        Attempts { endpoints: self, deadline, tries: 0, last: None, renewed: false }
     }
 
     /// The one with the least to do that is not left alone, and if possible another one than the last.
-    fn pick(&self, last: Option<&Arc<Endpoint>>) -> Option<Arc<Endpoint>> {
+    fn pick(&self, last: Option<&Arc<Endpoint>>) -> Option<(Arc<Endpoint>, Pass)> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut order: Vec<&Arc<Endpoint>> =
             (0..self.all.len()).map(|i| &self.all[(turn + i) % self.all.len()]).collect();
@@ -62,7 +69,7 @@ impl Endpoints {
             let again = last.is_some_and(|last| Arc::ptr_eq(last, endpoint));
             (again, endpoint.under_way.load(Ordering::Relaxed))
         });
-        order.into_iter().find(|endpoint| endpoint.breaker.admits()).cloned()
+        order.into_iter().find_map(|endpoint| Some((Arc::clone(endpoint), endpoint.breaker.admit()?)))
     }
 }
 
@@ -85,7 +92,7 @@ impl Attempts<'_> {
         }
         self.tries += 1;
         let last = self.last.as_ref().map(|(endpoint, _)| endpoint);
-        let Some(endpoint) = self.endpoints.pick(last) else {
+        let Some((endpoint, pass)) = self.endpoints.pick(last) else {
             // Why they are left alone is worth more than that they are.
             return Err(self
                 .last
@@ -93,27 +100,27 @@ impl Attempts<'_> {
                 .map_or_else(|| Fault::new(FaultKind::Refused, ""), |(_, fault)| fault));
         };
         endpoint.under_way.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = Waiting { endpoint: Some(endpoint) };
-        let acquired = match &waiting.endpoint {
-            Some(endpoint) => timeout_at(self.deadline, endpoint.limiter.acquire()).await,
-            None => return Err(self.over()),
+        let waiting = Waiting { endpoint: Arc::clone(&endpoint), pass, over: false };
+        // Getting credentials may take longer than an endpoint has for its answer, and is no fault of its.
+        let turn = async {
+            let generation = endpoint.credentials_ready().await?;
+            Ok::<_, Fault>((generation, endpoint.limiter.acquire().await))
         };
-        match (acquired, waiting.endpoint.take()) {
-            (Ok(permit), Some(endpoint)) => {
-                Ok(Try { endpoint, deadline: self.deadline, decided: false, _permit: permit })
-            }
-            (_, endpoint) => {
-                waiting.endpoint = endpoint;
-                Err(self.over())
-            }
-        }
+        let Ok(turn) = timeout_at(self.deadline, turn).await else { return Err(self.over()) };
+        let (generation, permit) = turn?;
+        waiting.over();
+        let deadline = self.deadline;
+        Ok(Try { endpoint, deadline, generation, pass, decided: false, permit })
     }
 
     /// Takes note of a failed try; the fault again where another one would not help.
     pub(crate) fn failed(&mut self, attempt: Try, fault: Fault) -> Result<(), Fault> {
-        let endpoint = attempt.failed(&fault);
+        let renews = fault.kind == FaultKind::Denied
+            && !std::mem::replace(&mut self.renewed, true)
+            && attempt.endpoint.forget_credentials(attempt.generation);
+        let endpoint = attempt.failed(&fault, renews);
         // New credentials, or the other endpoint, may help.
-        let again = fault.may_pass() || (fault.blames_endpoint() && self.endpoints.all.len() > 1);
+        let again = renews || fault.may_pass() || (fault.blames_endpoint() && self.endpoints.all.len() > 1);
         if !again || self.tries >= 64 {
             return Err(fault);
         }
@@ -124,20 +131,29 @@ impl Attempts<'_> {
     fn over(&mut self) -> Fault {
         self.last
             .take()
-            .map_or_else(|| Fault::new(FaultKind::Stalled, "no turn before the deadline"), |(_, fault)| fault)
+            .map_or_else(|| Fault::new(FaultKind::Late, "no turn before the deadline"), |(_, fault)| fault)
     }
 }
 
 /// Counts a request that waits for its turn.
 struct Waiting {
-    endpoint: Option<Arc<Endpoint>>,
+    endpoint: Arc<Endpoint>,
+    pass: Pass,
+    over: bool,
+}
+
+impl Waiting {
+    /// It is its turn.
+    fn over(mut self) {
+        self.over = true;
+    }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if let Some(endpoint) = &self.endpoint {
-            endpoint.under_way.fetch_sub(1, Ordering::Relaxed);
-            endpoint.breaker.undecided();
+        if !self.over {
+            self.endpoint.under_way.fetch_sub(1, Ordering::Relaxed);
+            self.endpoint.breaker.undecided(self.pass);
         }
     }
 }
@@ -149,10 +165,19 @@ impl Try {
         limit: Duration,
         work: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
-        let until = self.deadline.min(Instant::now() + limit);
-        timeout_at(until, work)
-            .await
-            .unwrap_or_else(|_| Err(Fault::new(FaultKind::Stalled, "the store said nothing in time")))
+        let begun = Instant::now();
+        self.while_it_moves(limit, || begun, work).await
+    }
+
+    /// Waits until nothing has moved for as long as `limit`, but no longer than the deadline; `moved` says when
+    /// something last did.
+    pub(crate) async fn while_it_moves<T>(
+        &self,
+        limit: Duration,
+        moved: impl Fn() -> Instant,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        while_it_moves(self.deadline, limit, moved, work).await
     }
 
     /// The endpoint did as it should, whatever was there.
@@ -162,20 +187,21 @@ impl Try {
         self.endpoint.limiter.good();
     }
 
-    fn failed(mut self, fault: &Fault) -> Arc<Endpoint> {
+    fn failed(mut self, fault: &Fault, renews: bool) -> Arc<Endpoint> {
         let endpoint = Arc::clone(&self.endpoint);
-        if fault.kind == FaultKind::Denied {
-            endpoint.forget_credentials();
+        if matches!(fault.kind, FaultKind::Throttled | FaultKind::Unready) {
+            endpoint.limiter.slow_down(&self.permit);
         }
         match fault.kind {
+            // The credentials have ended, and not the endpoint.
+            FaultKind::Denied if renews => {}
             FaultKind::Throttled => {
                 self.decided = true;
                 endpoint.breaker.succeeded();
-                endpoint.limiter.slow_down();
             }
             _ if fault.blames_endpoint() => {
                 self.decided = true;
-                if endpoint.breaker.failed() {
+                if endpoint.breaker.failed(self.pass) {
                     tracing::warn!(kind = ?fault.kind, code = fault.code, reason = fault.message, "an endpoint is left alone for a while");
                 }
             }
@@ -191,11 +217,57 @@ impl Try {
     }
 }
 
+async fn while_it_moves<T>(
+    deadline: Instant,
+    limit: Duration,
+    moved: impl Fn() -> Instant,
+    work: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        let until = moved() + limit;
+        if let Ok(result) = timeout_at(until.min(deadline), &mut work).await {
+            return result;
+        }
+        if deadline <= until {
+            // The time that the whole batch had is over. That says nothing of the endpoint, which may well be sending.
+            return Err(Fault::new(FaultKind::Late, "it was not done by the deadline"));
+        }
+        if moved() + limit <= until {
+            return Err(Fault::new(FaultKind::Stalled, "the store said nothing in time"));
+        }
+    }
+}
+
 impl Drop for Try {
     fn drop(&mut self) {
         self.endpoint.under_way.fetch_sub(1, Ordering::Relaxed);
         if !self.decided {
-            self.endpoint.breaker.undecided();
+            self.endpoint.breaker.undecided(self.pass);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_moves_goes_on_and_a_deadline_is_no_stall() {
+        let ms = Duration::from_millis;
+        let begun = Instant::now();
+        // Something moves every 40 ms for 400.
+        let steps = || begun + ms(begun.elapsed().as_millis().min(400) as u64 / 40 * 40);
+        let work = |time| async move {
+            sleep(ms(time)).await;
+            Ok::<_, Fault>(())
+        };
+        let kind = |result: Result<(), Fault>| result.map_err(|fault| fault.kind);
+        let long = begun + ms(60_000);
+        assert_eq!(kind(while_it_moves(long, ms(200), steps, work(300)).await), Ok(()));
+        assert_eq!(kind(while_it_moves(long, ms(200), steps, work(30_000)).await), Err(FaultKind::Stalled));
+        assert!(begun.elapsed() >= ms(600) && begun.elapsed() < ms(10_000), "{:?}", begun.elapsed());
+        let (now, soon) = (Instant::now(), Instant::now() + ms(50));
+        assert_eq!(kind(while_it_moves(soon, ms(200), || now, work(30_000)).await), Err(FaultKind::Late));
     }
 }

@@ -29,13 +29,24 @@ impl S3Backend {
 
     async fn round_trip(&self, checks: &mut Vec<Check>) -> Result<()> {
         const PAGE: usize = 64 << 10;
-        let mut config = self.config()?.clone();
+        let config = self.config()?.clone();
         config.validate()?;
         // Nobody's pages are touched: the probe has a namespace of its own, and so a place of its own.
         let mut namespace = Namespace::new("hicache-probe");
         namespace.extra.insert("probe".into(), format!("{:032x}", rand::random::<u128>()));
-        config.read_only = false;
+        let read_only = config.read_only;
         let storage = S3Storage::open(config, &namespace).await?;
+        if read_only {
+            // Credentials that may only read are enough, and nothing is written.
+            let listed = storage.list("", None, 1).await;
+            let _ = storage.close().await;
+            listed?;
+            checks.push(Check::passed(
+                "connect, read, list",
+                "the bucket answers, and the credentials are taken",
+            ));
+            return Ok(());
+        }
         checks.push(Check::passed(
             "connect, write the manifest",
             "the bucket answers, and the credentials are taken",
@@ -98,6 +109,9 @@ impl Backend for S3Backend {
             )),
         };
         let (verdict, reason) = match result {
+            Ok(()) if self.config.as_ref().is_some_and(|config| config.read_only) => {
+                (Verdict::Usable, "the bucket can be read and listed; nothing was written".to_owned())
+            }
             Ok(()) => (Verdict::Usable, "bytes stored, loaded, compared and deleted".to_owned()),
             Err(error) => {
                 checks.push(Check::failed("store, load, compare, delete", error.to_string()));

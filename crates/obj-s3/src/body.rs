@@ -1,25 +1,138 @@
-//! A page as the body of a request, without a copy: the memory comes back when the last part of the connection has let
-//! go of it.
+//! A page as the body of requests.
+//!
+//! Our own memory goes out without a copy, and comes back when the last part of the connection has let go of it. Memory
+//! of somebody else is copied as it is sent: he can't wait for a connection that a peer keeps from ending.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use hicache_core::PageMemory;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
 
-/// A page that is lent to a request. When the last [`Bytes`] of it is dropped the memory comes back.
+/// A body is handed out in parts of this length, so that it is seen to move.
+const PART_BYTES: usize = 256 << 10;
+/// The same of what is copied.
+const COPIED_PART_BYTES: usize = 64 << 10;
+
+/// A page that is lent to requests.
 #[derive(Debug)]
-pub(crate) struct Lent(Arc<Loan>);
+pub(crate) struct Lent {
+    page: Page,
+    bytes: usize,
+    moved: Moved,
+}
 
+#[derive(Debug)]
+enum Page {
+    Own { loan: Arc<Loan>, back: oneshot::Receiver<PageMemory> },
+    Foreign(Arc<Mutex<Option<PageMemory>>>),
+}
+
+/// When a part of a body was last asked for.
+#[derive(Clone, Debug)]
+struct Moved(Arc<Mutex<Instant>>);
+
+impl Moved {
+    fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lent {
+    pub(crate) fn new(memory: PageMemory) -> Self {
+        match memory.is_foreign() {
+            true => Self::copied(memory),
+            false => {
+                let (sender, back) = oneshot::channel();
+                let bytes = memory.bytes();
+                let loan = Arc::new(Loan { memory: Some(memory), back: Some(sender) });
+                Self { page: Page::Own { loan, back }, bytes, moved: Moved::now() }
+            }
+        }
+    }
+
+    fn copied(memory: PageMemory) -> Self {
+        let bytes = memory.bytes();
+        Self { page: Page::Foreign(Arc::new(Mutex::new(Some(memory)))), bytes, moved: Moved::now() }
+    }
+
+    /// A body of all its bytes, for one try. `whole` has it in one part, which a signature can cover.
+    pub(crate) fn body(&self, whole: bool) -> SdkBody {
+        *self.moved.lock() = Instant::now();
+        match &self.page {
+            Page::Own { loan, .. } => {
+                let pieces: Vec<Bytes> = loan.pieces().collect();
+                match <[Bytes; 1]>::try_from(pieces) {
+                    Ok([bytes]) if whole => SdkBody::from(bytes),
+                    Ok([bytes]) => self.parts([bytes]),
+                    Err(pieces) => self.parts(pieces),
+                }
+            }
+            Page::Foreign(memory) if whole => {
+                SdkBody::from(copy_part(memory, 0, self.bytes).unwrap_or_default())
+            }
+            Page::Foreign(memory) => SdkBody::from_body_1_x(Copied {
+                memory: Arc::clone(memory),
+                at: 0,
+                bytes: self.bytes,
+                moved: self.moved.clone(),
+            }),
+        }
+    }
+
+    fn parts(&self, pieces: impl IntoIterator<Item = Bytes>) -> SdkBody {
+        let mut parts = VecDeque::new();
+        for mut piece in pieces {
+            while piece.len() > PART_BYTES {
+                parts.push_back(piece.split_to(PART_BYTES));
+            }
+            parts.push_back(piece);
+        }
+        SdkBody::from_body_1_x(Parts { parts, moved: self.moved.clone() })
+    }
+
+    /// When the last part of a body was asked for, or the last body.
+    pub(crate) fn moved(&self) -> Instant {
+        *self.moved.lock()
+    }
+
+    /// Ends the loan. Memory of somebody else comes back at once; our own when no connection reads it any more, and
+    /// counts as lost when that takes longer than `grace`: its lease ends when the connection does.
+    pub(crate) async fn end(self, grace: Duration) -> Option<PageMemory> {
+        match self.page {
+            Page::Foreign(memory) => memory.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            Page::Own { loan, back } => {
+                drop(loan);
+                timeout(grace, back).await.ok()?.ok()
+            }
+        }
+    }
+}
+
+/// Our own memory, lent. When the last [`Bytes`] of it is dropped it comes back.
 #[derive(Debug)]
 struct Loan {
     memory: Option<PageMemory>,
     back: Option<oneshot::Sender<PageMemory>>,
+}
+
+impl Loan {
+    fn pieces(self: &Arc<Self>) -> impl Iterator<Item = Bytes> {
+        let pieces = self.memory.as_ref().map_or(0, |memory| memory.pieces().len());
+        (0..pieces).map(|piece| Bytes::from_owner(LentPiece { loan: Arc::clone(self), piece }))
+    }
 }
 
 impl Drop for Loan {
@@ -45,28 +158,13 @@ impl AsRef<[u8]> for LentPiece {
     }
 }
 
-impl Lent {
-    /// Lends `memory`; it comes back through the receiver.
-    pub(crate) fn new(memory: PageMemory) -> (Self, oneshot::Receiver<PageMemory>) {
-        let (back, receiver) = oneshot::channel();
-        (Self(Arc::new(Loan { memory: Some(memory), back: Some(back) })), receiver)
-    }
-
-    /// A body of all its bytes. May be asked for again, for another try.
-    pub(crate) fn body(&self) -> SdkBody {
-        let pieces = self.0.memory.as_ref().map_or(0, |memory| memory.pieces().len());
-        let bytes = |piece| Bytes::from_owner(LentPiece { loan: Arc::clone(&self.0), piece });
-        if pieces == 1 {
-            return SdkBody::from(bytes(0));
-        }
-        SdkBody::from_body_1_x(Pieces((0..pieces).rev().map(bytes).collect()))
-    }
+/// A body of several parts.
+struct Parts {
+    parts: VecDeque<Bytes>,
+    moved: Moved,
 }
 
-/// A body of several pieces, the last first.
-struct Pieces(Vec<Bytes>);
-
-impl Body for Pieces {
+impl Body for Parts {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -74,35 +172,146 @@ impl Body for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop().map(|bytes| Ok(Frame::data(bytes))))
+        *self.moved.lock() = Instant::now();
+        Poll::Ready(self.parts.pop_front().map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.parts.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|bytes| bytes.len() as u64).sum())
+        SizeHint::with_exact(self.parts.iter().map(|bytes| bytes.len() as u64).sum())
     }
+}
+
+/// A body that is copied as it is asked for, for as long as the memory is lent.
+struct Copied {
+    memory: Arc<Mutex<Option<PageMemory>>>,
+    at: usize,
+    bytes: usize,
+    moved: Moved,
+}
+
+/// Why a body ends early.
+#[derive(Debug)]
+struct Over;
+
+impl std::fmt::Display for Over {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the page is lent no more")
+    }
+}
+
+impl std::error::Error for Over {}
+
+impl Body for Copied {
+    type Data = Bytes;
+    type Error = Over;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Over>>> {
+        *self.moved.lock() = Instant::now();
+        if self.at == self.bytes {
+            return Poll::Ready(None);
+        }
+        let part = copy_part(&self.memory, self.at, COPIED_PART_BYTES.min(self.bytes - self.at));
+        self.at += part.as_ref().map_or(0, Bytes::len);
+        Poll::Ready(Some(part.map(Frame::data).ok_or(Over)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.at == self.bytes
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact((self.bytes - self.at) as u64)
+    }
+}
+
+/// A copy of the `bytes` bytes at `at` of the page; `None` when it is lent no more.
+fn copy_part(memory: &Mutex<Option<PageMemory>>, at: usize, bytes: usize) -> Option<Bytes> {
+    // Held while it is copied: who takes the memory back waits for that.
+    let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut part = Vec::with_capacity(bytes);
+    let mut start = 0;
+    for piece in memory.as_ref()?.pieces() {
+        let end = start + piece.len();
+        let (from, to) = (at.max(start), (at + bytes).min(end));
+        if from < to {
+            part.extend_from_slice(piece.lease().bytes().ok()?.get(from - start..to - start)?);
+        }
+        start = end;
+    }
+    (part.len() == bytes).then(|| part.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use hicache_core::{Access, MemoryStorage, Region, Storage};
+    use hicache_core::{Access, MemoryStorage, Region, Registration, Storage};
+    use http_body_util::BodyExt;
 
     use super::*;
 
-    #[test]
-    fn memory_comes_back_with_the_last_bytes() {
-        let registered = MemoryStorage::new().register(&Region::allocate(1, 4096).unwrap()).unwrap();
-        let memory = registered.page(0, 4096, Access::Read).unwrap();
-        let (lent, mut back) = Lent::new(memory);
-        let body = lent.body();
-        let bytes = Bytes::copy_from_slice(body.bytes().unwrap());
-        assert_eq!(bytes.len(), 4096);
-        drop(lent);
-        assert!(back.try_recv().is_err(), "the body still reads it");
-        drop(body);
-        assert_eq!(back.try_recv().unwrap().bytes(), 4096);
+    fn own() -> Registration {
+        MemoryStorage::new().register(&Region::allocate(4, 1 << 20).unwrap()).unwrap()
+    }
+
+    async fn bytes_of(body: SdkBody) -> Result<Vec<u8>, String> {
+        body.collect().await.map(|body| body.to_bytes().to_vec()).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn own_memory_comes_back_with_the_last_bytes() {
+        for whole in [true, false] {
+            let memory = own().page(0, 700_000, Access::Read).unwrap();
+            let lent = Lent::new(memory);
+            let body = lent.body(whole);
+            let (other, before) = (lent.body(whole), lent.moved());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            assert_eq!(bytes_of(other).await.unwrap().len(), 700_000);
+            assert_eq!(lent.moved() > before, !whole);
+            assert_eq!(body.bytes().is_some(), whole, "a signature covers what is in one part");
+            let back = lent.end(Duration::from_secs(10));
+            let ending = async {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                drop(body);
+            };
+            let begun = Instant::now();
+            let (memory, ()) = tokio::join!(back, ending);
+            assert_eq!(memory.unwrap().bytes(), 700_000);
+            assert!(begun.elapsed() >= Duration::from_millis(30), "the body still read it");
+        }
+        let lent = Lent::new(own().page(0, 4096, Access::Read).unwrap());
+        let _body = lent.body(true);
+        assert!(lent.end(Duration::from_millis(10)).await.is_none());
+    }
+
+    /// What a caller owns comes back at once, whatever a connection still does with a body of it.
+    #[tokio::test]
+    async fn memory_of_others_is_not_waited_for() {
+        let registered = own();
+        let pieces = [(0, 100_000), (1, 7), (2, 150_000)];
+        let pieces = pieces.map(|(slot, bytes)| registered.piece(slot, 0, bytes, Access::Write).unwrap());
+        let mut memory = PageMemory::from_pieces(pieces).unwrap();
+        let written: Vec<u8> = (0..250_007_u32).map(|i| (i ^ (i >> 8)) as u8).collect();
+        memory.copy_from(&written).unwrap();
+        let lent = Lent::copied(memory);
+        assert_eq!(bytes_of(lent.body(true)).await.unwrap(), written);
+        assert_eq!(bytes_of(lent.body(false)).await.unwrap(), written);
+        // A connection that stands still in the middle.
+        let mut stuck = lent.body(false);
+        let before = lent.moved();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(
+            stuck.frame().await.unwrap().unwrap().into_data().unwrap()[..],
+            written[..COPIED_PART_BYTES]
+        );
+        assert!(lent.moved() > before, "it is seen to move");
+        let begun = Instant::now();
+        let memory = lent.end(Duration::from_secs(10)).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        drop(memory);
+        assert!(registered.region().leases() == 0, "nothing of it is in use any more");
+        assert!(bytes_of(stuck).await.unwrap_err().contains("lent no more"));
     }
 }

@@ -94,13 +94,14 @@ pub struct S3Config {
     pub store_checksum: bool,
     /// Encryption by the store.
     pub encryption: Encryption,
-    /// Only loads; nothing is ever written, the manifest included.
+    /// Only loads; nothing is ever written, the manifest and the probe included.
     pub read_only: bool,
     /// Longest that a page of a load may take, in milliseconds; then it is a `Timeout`.
     pub load_timeout_ms: u64,
     /// Longest that a page of a store, a deletion or a part of a listing may take, in milliseconds.
     pub store_timeout_ms: u64,
-    /// Longest that a store may say nothing while a page is loaded, in milliseconds; then the request is made anew.
+    /// Longest that a store may say nothing while a page is loaded, in milliseconds; then the request is made anew. At
+    /// most half of `load_timeout_ms` is used.
     pub stall_timeout_ms: u64,
     /// Most requests at a time to one endpoint. There are fewer while it says that it is too much.
     pub concurrency: usize,

@@ -1,16 +1,7 @@
-//! The line to an endpoint: TLS, proxy, credentials.
+//! The line to an endpoint: TLS, proxy.
 
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::profile::ProfileFileCredentialsProvider;
-use aws_config::provider_config::ProviderConfig;
-use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
-use aws_sdk_s3::config::Region;
 use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -24,8 +15,6 @@ use crate::config::{Access, S3Config};
 
 /// Longest that a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Credentials are asked for again this long before they end.
-const EARLY: Duration = Duration::from_secs(300);
 
 /// A pool of connections, for the SDK and for requests of our own.
 pub(crate) fn connector(config: &S3Config) -> Result<SharedHttpConnector> {
@@ -73,102 +62,4 @@ pub(crate) fn connector(config: &S3Config) -> Result<SharedHttpConnector> {
 /// The same connections for everything that the SDK sends.
 pub(crate) fn client(connector: SharedHttpConnector) -> SharedHttpClient {
     http_client_fn(move |_, _| connector.clone())
-}
-
-/// Who asks: what the configuration names, or the SDK's chain. `None` for nobody.
-pub(crate) fn credentials(
-    access: &Access,
-    region: &str,
-    client: &SharedHttpClient,
-) -> Option<CachedCredentials> {
-    let provider_config = || {
-        ProviderConfig::without_region()
-            .with_region(Some(Region::new(region.to_owned())))
-            .with_http_client(client.clone())
-    };
-    let source =
-        match access {
-            Access::Anonymous => return None,
-            Access::Key { id, secret, token } => Source::Ready(SharedCredentialsProvider::new(
-                Credentials::new(id.clone(), secret.clone(), token.clone(), None, "hicache"),
-            )),
-            Access::Profile { name, file } => {
-                let mut builder = ProfileFileCredentialsProvider::builder().configure(&provider_config());
-                if let Some(name) = name {
-                    builder = builder.profile_name(name);
-                }
-                if let Some(file) = file {
-                    let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file);
-                    builder = builder.profile_files(files.build());
-                }
-                Source::Ready(SharedCredentialsProvider::new(builder.build()))
-            }
-            Access::Chain => Source::Chain(Box::new(provider_config())),
-        };
-    Some(CachedCredentials(Arc::new(Cached {
-        source: tokio::sync::Mutex::new(source),
-        credentials: RwLock::new(None),
-    })))
-}
-
-/// Where credentials come from.
-#[derive(Debug)]
-enum Source {
-    Ready(SharedCredentialsProvider),
-    /// Not looked at before the first request: making a chain reads files.
-    Chain(Box<ProviderConfig>),
-}
-
-/// Credentials, asked for when they are needed and kept until shortly before they end.
-#[derive(Clone, Debug)]
-pub(crate) struct CachedCredentials(Arc<Cached>);
-
-#[derive(Debug)]
-struct Cached {
-    source: tokio::sync::Mutex<Source>,
-    credentials: RwLock<Option<Credentials>>,
-}
-
-impl CachedCredentials {
-    pub(crate) async fn get(&self) -> Result<Credentials, CredentialsError> {
-        if let Some(credentials) = self.cached() {
-            return Ok(credentials);
-        }
-        let mut source = self.0.source.lock().await;
-        if let Some(credentials) = self.cached() {
-            return Ok(credentials);
-        }
-        if let Source::Chain(config) = &*source {
-            let chain = DefaultCredentialsChain::builder().configure((**config).clone()).build().await;
-            *source = Source::Ready(SharedCredentialsProvider::new(chain));
-        }
-        let Source::Ready(provider) = &*source else {
-            return Err(CredentialsError::not_loaded("no provider"));
-        };
-        let credentials = provider.provide_credentials().await?;
-        *self.0.credentials.write().unwrap_or_else(PoisonError::into_inner) = Some(credentials.clone());
-        Ok(credentials)
-    }
-
-    fn cached(&self) -> Option<Credentials> {
-        let cached = self.0.credentials.read().unwrap_or_else(PoisonError::into_inner);
-        let good = |credentials: &&Credentials| {
-            credentials.expiry().is_none_or(|end| end > SystemTime::now() + EARLY)
-        };
-        cached.as_ref().filter(good).cloned()
-    }
-
-    /// The store did not take them: they are asked for again.
-    pub(crate) fn forget(&self) {
-        *self.0.credentials.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
-impl ProvideCredentials for CachedCredentials {
-    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-    where
-        Self: 'a,
-    {
-        future::ProvideCredentials::new(self.get())
-    }
 }

@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption};
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_types::body::SdkBody;
@@ -18,9 +19,11 @@ use aws_smithy_types::byte_stream::ByteStream;
 use hicache_core::Result;
 use hicache_core::hashing::to_hex;
 
+use crate::body::Lent;
 use crate::breaker::Breaker;
 use crate::config::{Encryption, ReadPath, S3Config};
-use crate::connect::{CachedCredentials, client, connector, credentials};
+use crate::connect::{client, connector};
+use crate::credentials::{CachedCredentials, Generation, credentials};
 use crate::fault::{Fault, FaultKind};
 use crate::lean::Lean;
 use crate::limiter::Limiter;
@@ -115,7 +118,8 @@ impl Endpoint {
             .force_path_style(config.path_style)
             .http_client(http_client)
             .sleep_impl(TokioSleep::new())
-            // Deadlines, retries and sums are ours.
+            // Deadlines, retries, sums and memory of credentials are ours.
+            .identity_cache(IdentityCache::no_cache())
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
@@ -129,8 +133,8 @@ impl Endpoint {
             sdk = sdk.endpoint_url(address);
         }
         let base = base(config, address, region);
-        let lean =
-            (config.reads == ReadPath::Lean).then(|| Lean::new(connector, credentials.clone(), region, base));
+        let is_lean = config.reads == ReadPath::Lean && (address.is_some() || knows_address(region));
+        let lean = is_lean.then(|| Lean::new(connector, credentials.clone(), region, base));
         Ok(Self {
             sdk: Client::from_conf(sdk.build()),
             lean,
@@ -145,11 +149,17 @@ impl Endpoint {
         })
     }
 
-    /// The store did not take the credentials: perhaps there are new ones.
-    pub(crate) fn forget_credentials(&self) {
-        if let Some(credentials) = &self.credentials {
-            credentials.forget();
+    /// Waits until there are credentials, however long that takes.
+    pub(crate) async fn credentials_ready(&self) -> Result<Generation, Fault> {
+        match &self.credentials {
+            None => Ok(Generation::default()),
+            Some(credentials) => credentials.get().await.map(|(_, generation)| generation),
         }
+    }
+
+    /// The store did not take those credentials: whether there may be others.
+    pub(crate) fn forget_credentials(&self, generation: Generation) -> bool {
+        self.credentials.as_ref().is_some_and(|credentials| credentials.forget(generation))
     }
 
     /// Begins to get an object; its body is still to come.
@@ -180,11 +190,11 @@ impl Endpoint {
     pub(crate) async fn put_page(
         &self,
         object: &str,
-        body: SdkBody,
+        page: &Lent,
         metadata: &PageMetadata,
         replace: bool,
+        sends_checksum: bool,
     ) -> Result<(), Fault> {
-        let sends_checksum = self.sends_checksum.load(Ordering::Relaxed);
         let mut put = self
             .sdk
             .put_object()
@@ -192,7 +202,7 @@ impl Endpoint {
             .key(object)
             .set_metadata(Some(metadata.write()))
             .content_length(i64::try_from(metadata.bytes).unwrap_or(i64::MAX))
-            .body(ByteStream::new(body));
+            .body(ByteStream::new(page.body(self.signs_payload)));
         if sends_checksum {
             let sum = aws_smithy_types::base64::encode(metadata.checksum.to_be_bytes());
             put = put.checksum_crc64_nvme(sum);
@@ -200,14 +210,7 @@ impl Endpoint {
         if !replace {
             put = put.if_none_match("*");
         }
-        put = match &self.encryption {
-            Encryption::Bucket => put,
-            Encryption::Store => put.server_side_encryption(ServerSideEncryption::Aes256),
-            Encryption::Kms(key) => {
-                put.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(key.clone())
-            }
-        };
-        let customized = put.customize();
+        let customized = self.encrypted(put).customize();
         let sent = match self.signs_payload {
             true => customized.send().await,
             false => customized.disable_payload_signing().send().await,
@@ -215,11 +218,25 @@ impl Endpoint {
         sent.map(drop).map_err(|error| Fault::of_sdk(&error))
     }
 
-    /// Puts a small text, only if nothing is there.
-    pub(crate) async fn put_text(&self, object: &str, text: &str) -> Result<(), Fault> {
-        let put = self.sdk.put_object().bucket(&self.bucket).key(object).if_none_match("*");
+    /// Puts a small text; only if nothing is there, unless `replace`.
+    pub(crate) async fn put_text(&self, object: &str, text: &str, replace: bool) -> Result<(), Fault> {
+        let mut put = self.sdk.put_object().bucket(&self.bucket).key(object);
+        if !replace {
+            put = put.if_none_match("*");
+        }
         let put = put.content_type("application/json").body(ByteStream::from(text.as_bytes().to_vec()));
-        put.send().await.map(drop).map_err(|error| Fault::of_sdk(&error))
+        self.encrypted(put).send().await.map(drop).map_err(|error| Fault::of_sdk(&error))
+    }
+
+    /// With the headers of encryption: a bucket may refuse whatever comes without.
+    fn encrypted(&self, put: PutObjectFluentBuilder) -> PutObjectFluentBuilder {
+        match &self.encryption {
+            Encryption::Bucket => put,
+            Encryption::Store => put.server_side_encryption(ServerSideEncryption::Aes256),
+            Encryption::Kms(key) => {
+                put.server_side_encryption(ServerSideEncryption::AwsKms).set_ssekms_key_id(key.clone())
+            }
+        }
     }
 
     /// Deletes objects, at most 1,000. Those that it could not delete, with the reason.
@@ -252,6 +269,11 @@ impl Endpoint {
             more: output.is_truncated().unwrap_or(false),
         })
     }
+}
+
+/// Whether AWS's address in a region is the one of [`base`]. In other partitions it is not; the SDK knows theirs.
+fn knows_address(region: &str) -> bool {
+    !["cn-", "us-iso", "eu-iso", "eusc-"].iter().any(|partition| region.starts_with(partition))
 }
 
 /// Address of the bucket, with its slash at the end.
@@ -308,5 +330,13 @@ mod tests {
         config.path_style = false;
         assert_eq!(base(&config, Some("http://host:1"), "r"), "http://pages.host:1/");
         assert_eq!(base(&config, None, "eu-1"), "https://pages.s3.eu-1.amazonaws.com/");
+        for (region, lean) in
+            [("eu-west-1", true), ("us-gov-west-1", true), ("cn-north-1", false), ("us-isob-east-1", false)]
+        {
+            let endpoint = Endpoint::new(&config, None, region).unwrap();
+            assert_eq!(endpoint.lean.is_some(), lean, "{region}");
+        }
+        let endpoint = Endpoint::new(&config, Some("http://host:1"), "cn-north-1").unwrap();
+        assert!(endpoint.lean.is_some(), "an address that is given is the one");
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum FaultKind {
     NoBucket,
     /// Too much is asked of the store.
     Throttled,
+    /// A 503 that does not say why: too much is asked of it, or nothing is there behind the address.
+    Unready,
     /// An object is there that must not be.
     Exists,
     /// Somebody else writes the object now.
@@ -34,8 +36,12 @@ pub(crate) enum FaultKind {
     Connection,
     /// Nothing came in time.
     Stalled,
+    /// The deadline came first.
+    Late,
     /// The body ended early or late.
     Body,
+    /// What the store got of a body is not what was sent.
+    Garbled,
     /// The bytes are not those that were stored.
     Corrupt,
     /// What answered is no object store.
@@ -77,12 +83,17 @@ impl Fault {
             }
             (_, Some("RequestTimeTooSkewed")) => FaultKind::Clock,
             (_, Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded"))
-            | (429 | 503, _) => FaultKind::Throttled,
+            | (429, _) => FaultKind::Throttled,
+            (503, _) => FaultKind::Unready,
+            (_, Some("BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "IncompleteBody")) => {
+                FaultKind::Garbled
+            }
             (_, Some("RequestTimeout")) => FaultKind::Stalled,
             (501, _) | (_, Some("NotImplemented")) => FaultKind::NotImplemented,
-            (401 | 403, _) | (_, Some("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired")) => {
-                FaultKind::Denied
-            }
+            // An answer to HEAD has no body that says so: AWS refuses a token that has ended with 400.
+            (401 | 403, _)
+            | (400, Some(""))
+            | (_, Some("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired")) => FaultKind::Denied,
             (500..=599, _) => FaultKind::Server,
             (404 | 405, None) => FaultKind::NotS3,
             _ => FaultKind::Other,
@@ -132,7 +143,15 @@ impl Fault {
         use FaultKind as K;
         matches!(
             self.kind,
-            K::Throttled | K::Conflict | K::Server | K::Connection | K::Stalled | K::Body | K::Corrupt
+            K::Throttled
+                | K::Unready
+                | K::Conflict
+                | K::Server
+                | K::Connection
+                | K::Stalled
+                | K::Body
+                | K::Garbled
+                | K::Corrupt
         )
     }
 
@@ -145,6 +164,7 @@ impl Fault {
                 | K::Denied
                 | K::Clock
                 | K::Region
+                | K::Unready
                 | K::Server
                 | K::Connection
                 | K::Stalled
@@ -171,11 +191,11 @@ impl Fault {
             ),
             K::NotImplemented => (ErrorKind::Unsupported, "the store does not do that"),
             K::Throttled => (ErrorKind::Unavailable, "ask less of the store"),
-            K::Refused | K::Connection => (ErrorKind::Unavailable, "is the store up?"),
-            K::Stalled => (ErrorKind::Timeout, ""),
+            K::Refused | K::Connection | K::Unready => (ErrorKind::Unavailable, "is the store up?"),
+            K::Stalled | K::Late => (ErrorKind::Timeout, ""),
             K::Corrupt => (ErrorKind::Corrupt, ""),
             K::Conflict => (ErrorKind::Busy, ""),
-            K::Body | K::Server | K::Missing | K::Exists | K::Other => (ErrorKind::Io, ""),
+            K::Body | K::Garbled | K::Server | K::Missing | K::Exists | K::Other => (ErrorKind::Io, ""),
         };
         // While it is open a store can be mended without us; whoever uses it should try again, not give up.
         let kind = if kind == ErrorKind::Config && !opening { ErrorKind::Unavailable } else { kind };
@@ -186,7 +206,7 @@ impl Fault {
         Error::new(kind, format!("bucket {bucket:?}: {code}{status}{message}{mend}"))
             .with_backend(crate::NAME)
             .with_operation(operation)
-            .with_retryable(self.may_pass() || self.kind == K::Refused)
+            .with_retryable(self.may_pass() || matches!(self.kind, K::Refused | K::Late))
     }
 
     pub(crate) fn page_error(&self, operation: &'static str, bucket: &str, key: PageKey) -> Error {
@@ -200,6 +220,7 @@ impl FaultKind {
             Self::Missing => "no such object",
             Self::NoBucket => "no such bucket",
             Self::Throttled => "slow down",
+            Self::Unready => "not ready",
             Self::Exists => "the object is there",
             Self::Conflict => "somebody else writes the object",
             Self::Denied => "access denied",
@@ -208,6 +229,8 @@ impl FaultKind {
             Self::Server => "the store failed",
             Self::Connection => "no connection",
             Self::Stalled => "the store said nothing in time",
+            Self::Late => "not done by the deadline",
+            Self::Garbled => "other bytes came than were sent",
             Self::Body => "the body has another length than announced",
             Self::Corrupt => "the bytes are not those that were stored",
             Self::NotS3 => "what answers is no object store",
@@ -234,7 +257,8 @@ fn chain(error: &(dyn StdError + '_)) -> String {
     text
 }
 
-fn shortened(text: &str) -> String {
+/// A text of somebody else in one line of bounded length.
+pub(crate) fn shortened(text: &str) -> String {
     let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match one_line.char_indices().nth(MOST_CHARS) {
         Some((end, _)) => format!("{}…", &one_line[..end]),
@@ -256,12 +280,19 @@ mod tests {
             // A web server's page is not a miss.
             (404, None, K::NotS3),
             (503, Some("SlowDown"), K::Throttled),
-            (503, None, K::Throttled),
+            // Of a load balancer with nothing behind it, or of HEAD.
+            (503, None, K::Unready),
+            (503, Some(""), K::Unready),
+            (503, Some("ServiceUnavailable"), K::Unready),
             (429, Some(""), K::Throttled),
             (500, Some("InternalError"), K::Server),
             (403, Some("RequestTimeTooSkewed"), K::Clock),
             (403, Some("SignatureDoesNotMatch"), K::Denied),
             (400, Some("ExpiredToken"), K::Denied),
+            // The same to HEAD.
+            (400, Some(""), K::Denied),
+            (400, Some("KMS.DisabledException"), K::Other),
+            (400, Some("BadDigest"), K::Garbled),
             (400, Some("AuthorizationHeaderMalformed"), K::Region),
             (301, Some("PermanentRedirect"), K::Region),
             (412, Some("PreconditionFailed"), K::Exists),

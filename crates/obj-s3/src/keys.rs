@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hicache_core::hashing::to_hex;
 use hicache_core::{Error, ErrorKind, ListCursor, ListedPage, Listing, Outcome, PageKey, PoolName, Result};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::endpoint::Part;
 use crate::fault::{Fault, FaultKind};
-use crate::known::Known;
+use crate::known::{Asked, Known};
 use crate::shared::{Shared, count};
 
 /// Keys that are asked for together at first; then twice as many each time. Of 128 keys all are asked for in 5 rounds,
@@ -17,15 +18,16 @@ const FIRST_WINDOW: usize = 8;
 /// Most that one request deletes.
 const MOST_DELETED: usize = 1000;
 
-/// Whether a page of ours is there, from what is known or by asking.
-pub(crate) async fn is_there(shared: &Shared, key: &PageKey) -> Result<bool, Fault> {
+/// What is at a page's place, from what is known or by asking.
+pub(crate) async fn look(shared: &Shared, key: &PageKey, deadline: Instant) -> Result<Known, Fault> {
     if let Some(known) = shared.known.get(key) {
-        return Ok(known == Known::Present);
+        return Ok(known);
     }
     let object = shared.layout.object(key);
-    let mut attempts = shared.endpoints.attempts(shared.load_deadline());
+    let mut attempts = shared.endpoints.attempts(deadline);
     loop {
         let attempt = attempts.next().await?;
+        let asked = shared.known.ask(key);
         count(&shared.counts.heads);
         let known = match attempt.within(shared.stall(), attempt.endpoint.head(&object)).await {
             Ok(described) => {
@@ -42,8 +44,8 @@ pub(crate) async fn is_there(shared: &Shared, key: &PageKey) -> Result<bool, Fau
             }
         };
         attempt.succeeded();
-        shared.known.set(*key, known);
-        return Ok(known == Known::Present);
+        asked.learn(known);
+        return Ok(known);
     }
 }
 
@@ -57,7 +59,10 @@ async fn ask(shared: &Arc<Shared>, keys: &[PageKey]) -> Vec<Result<bool, Fault>>
             Some(known) => answers[i] = Ok(known == Known::Present),
             None => {
                 let (shared, key) = (Arc::clone(shared), *key);
-                asked.spawn(async move { (i, is_there(&shared, &key).await) });
+                asked.spawn(async move {
+                    let known = look(&shared, &key, shared.load_deadline()).await;
+                    (i, known.map(|known| known == Known::Present))
+                });
             }
         }
     }
@@ -110,6 +115,21 @@ fn error(shared: &Shared, operation: &'static str, fault: &Fault) -> Error {
 
 pub(crate) async fn delete(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec<Outcome>> {
     shared.writable()?;
+    // Before, since answers that are on their way may be old ones then, and after, however it ends: what failed may have
+    // been done all the same.
+    shared.known.forget(keys);
+    let asked: Vec<Asked<'_>> = keys.iter().map(|key| shared.known.ask(key)).collect();
+    let outcomes = delete_now(shared, keys).await;
+    for (i, key) in keys.iter().enumerate() {
+        match outcomes.as_ref().map(|outcomes| &outcomes[i]) {
+            Ok(Outcome::Done | Outcome::Absent) => asked[i].changed(Known::Absent),
+            Ok(Outcome::Failed(_)) | Err(_) => shared.known.forget(std::slice::from_ref(key)),
+        }
+    }
+    outcomes
+}
+
+async fn delete_now(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec<Outcome>> {
     // A store says of every key that it is deleted, so those that are there are found out before. Nothing remembered
     // will do: another machine may have deleted them.
     let mut outcomes = vec![Outcome::Absent; keys.len()];
@@ -127,10 +147,7 @@ pub(crate) async fn delete(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec
         for (i, object) in part {
             let failure = failed.iter().find(|(name, _)| name == object);
             outcomes[*i] = match failure {
-                None => {
-                    shared.known.set(keys[*i], Known::Absent);
-                    Outcome::Done
-                }
+                None => Outcome::Done,
                 Some((_, reason)) => Outcome::Failed(
                     Error::new(ErrorKind::Io, format!("the store did not delete it: {reason}"))
                         .with_backend(crate::NAME)
@@ -168,8 +185,7 @@ async fn delete_objects(shared: &Shared, names: &[String]) -> Result<Vec<(String
     let mut attempts = shared.endpoints.attempts(shared.store_deadline());
     loop {
         let attempt = attempts.next().await?;
-        let limit = attempts.deadline.duration_since(tokio::time::Instant::now());
-        match attempt.within(limit, attempt.endpoint.delete(names)).await {
+        match attempt.within(shared.store_stall(), attempt.endpoint.delete(names)).await {
             Ok(failed) => {
                 attempt.succeeded();
                 return Ok(failed);
@@ -183,8 +199,7 @@ async fn list_part(shared: &Shared, start: &str, after: Option<&str>, most: usiz
     let mut attempts = shared.endpoints.attempts(shared.store_deadline());
     loop {
         let attempt = attempts.next().await?;
-        let limit = attempts.deadline.duration_since(tokio::time::Instant::now());
-        match attempt.within(limit, attempt.endpoint.list(start, after, most)).await {
+        match attempt.within(shared.store_stall(), attempt.endpoint.list(start, after, most)).await {
             Ok(part) => {
                 attempt.succeeded();
                 return Ok(part);
@@ -196,12 +211,20 @@ async fn list_part(shared: &Shared, start: &str, after: Option<&str>, most: usiz
 
 pub(crate) async fn clear(shared: &Arc<Shared>) -> Result<u64> {
     shared.writable()?;
+    // As for some keys: before, and after, however it ends.
+    shared.known.forget_all();
+    let cleared = clear_now(shared).await;
+    shared.known.forget_all();
+    cleared
+}
+
+async fn clear_now(shared: &Arc<Shared>) -> Result<u64> {
     let mut cleared = 0;
     let mut after: Option<String> = None;
     loop {
         let part = list_part(shared, shared.layout.start(), after.as_deref(), MOST_DELETED).await;
         let part = part.map_err(|fault| error(shared, "clear", &fault))?;
-        after = part.objects.last().map(|(object, _)| object.clone());
+        let next = next_after(&part, after.as_deref());
         // The manifest stays, and so does what is not ours.
         let pages: Vec<String> = part
             .objects
@@ -223,12 +246,18 @@ pub(crate) async fn clear(shared: &Arc<Shared>) -> Result<u64> {
             }
             cleared += pages.len() as u64;
         }
-        if !part.more || after.is_none() {
-            break;
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(cleared),
         }
     }
-    shared.known.forget_all();
-    Ok(cleared)
+}
+
+/// Where the next part of a listing begins; `None` if this was the last one, or the store does not go on from where it
+/// is told to.
+fn next_after(part: &Part, after: Option<&str>) -> Option<String> {
+    let last = part.objects.last().filter(|_| part.more).map(|(object, _)| object.as_str())?;
+    after.is_none_or(|after| last > after).then(|| last.to_owned())
 }
 
 /// Deletes everything of the namespace, the manifest included.
@@ -247,7 +276,8 @@ pub(crate) async fn list(
     if limit == 0 {
         return Err(Error::config("a listing of at most 0 pages says nothing; ask for at least 1"));
     }
-    if let Some(cursor) = cursor.filter(|cursor| shared.layout.page(&cursor.0).is_none()) {
+    // Any name may be one, also one that is no page: a part of a listing can end with it.
+    if let Some(cursor) = cursor.filter(|cursor| !cursor.0.starts_with(shared.layout.start())) {
         return Err(Error::config(format!("{:?} is no cursor of this storage; start without one", cursor.0)));
     }
     let mut listing = Listing::default();
@@ -255,7 +285,7 @@ pub(crate) async fn list(
     loop {
         let part = list_part(shared, shared.layout.start(), after.as_deref(), 1000).await;
         let part = part.map_err(|fault| error(shared, "list", &fault))?;
-        let last = part.objects.last().map(|(object, _)| object.clone());
+        let next = next_after(&part, after.as_deref());
         let objects = part.objects.into_iter();
         let mut pages: Vec<(String, PageKey, u64)> = objects
             .filter_map(|(object, bytes)| shared.layout.page(&object).map(|key| (object, key, bytes)))
@@ -279,8 +309,8 @@ pub(crate) async fn list(
                 after = Some(object.clone());
             }
         }
-        match last.filter(|_| part.more) {
-            Some(last) => after = Some(last),
+        match next {
+            Some(next) => after = Some(next),
             None => return Ok(listing),
         }
     }

@@ -29,6 +29,76 @@ struct State {
     keys: HashMap<PageKey, (Known, Instant)>,
     /// In the order in which they came. An entry whose time is not the key's own no longer counts.
     order: VecDeque<(Instant, PageKey)>,
+    /// Keys of which somebody waits for an answer: by how many, and how often each has changed meanwhile.
+    asked: HashMap<PageKey, (usize, u64)>,
+    /// How often all keys changed.
+    cleared: u64,
+}
+
+/// A store is being asked about a key, or told to change it.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    known: &'a KnownKeys,
+    key: PageKey,
+    changes: u64,
+}
+
+impl Asked<'_> {
+    /// Remembers what the store said, unless the key has changed since it was asked: then the answer may be an old one.
+    pub(crate) fn learn(&self, known: Known) {
+        let mut state = self.known.lock();
+        if state.changes(&self.key) == self.changes {
+            state.set(self.key, known, self.known.most);
+        }
+    }
+
+    /// The store did as it was told to, so that now the key is as `known` says. If the key has changed since it was
+    /// told, nobody knows which came last.
+    pub(crate) fn changed(&self, known: Known) {
+        let mut state = self.known.lock();
+        let is_last = state.changes(&self.key) == self.changes;
+        state.forget(&self.key);
+        if is_last {
+            state.set(self.key, known, self.known.most);
+        }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut state = self.known.lock();
+        if let Some((askers, _)) = state.asked.get_mut(&self.key) {
+            *askers -= 1;
+            if *askers == 0 {
+                state.asked.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl State {
+    fn changes(&self, key: &PageKey) -> u64 {
+        self.cleared + self.asked.get(key).map_or(0, |(_, changes)| *changes)
+    }
+
+    fn set(&mut self, key: PageKey, known: Known, most: usize) {
+        let now = Instant::now();
+        self.keys.insert(key, (known, now));
+        self.order.push_back((now, key));
+        while self.order.len() > most {
+            let Some((since, key)) = self.order.pop_front() else { break };
+            if self.keys.get(&key).is_some_and(|entry| entry.1 == since) {
+                self.keys.remove(&key);
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &PageKey) {
+        if let Some((_, changes)) = self.asked.get_mut(key) {
+            *changes += 1;
+        }
+        self.keys.remove(key);
+    }
 }
 
 impl KnownKeys {
@@ -45,17 +115,17 @@ impl KnownKeys {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set(&self, key: PageKey, known: Known) {
-        let now = Instant::now();
+    /// To be called before the store is asked about the key, or told to change it.
+    pub(crate) fn ask(&self, key: &PageKey) -> Asked<'_> {
         let mut state = self.lock();
-        state.keys.insert(key, (known, now));
-        state.order.push_back((now, key));
-        while state.order.len() > self.most {
-            let Some((since, key)) = state.order.pop_front() else { break };
-            if state.keys.get(&key).is_some_and(|entry| entry.1 == since) {
-                state.keys.remove(&key);
-            }
-        }
+        state.asked.entry(*key).or_default().0 += 1;
+        Asked { known: self, key: *key, changes: state.changes(key) }
+    }
+
+    /// The keys change, or may have.
+    pub(crate) fn forget(&self, keys: &[PageKey]) {
+        let mut state = self.lock();
+        keys.iter().for_each(|key| state.forget(key));
     }
 
     pub(crate) fn get(&self, key: &PageKey) -> Option<Known> {
@@ -65,8 +135,12 @@ impl KnownKeys {
         (since.elapsed() < age).then_some(*known)
     }
 
+    /// Every key changes, or may have.
     pub(crate) fn forget_all(&self) {
-        *self.lock() = State::default();
+        let mut state = self.lock();
+        state.cleared += 1;
+        state.keys.clear();
+        state.order.clear();
     }
 }
 
@@ -82,9 +156,9 @@ mod tests {
     fn bound_and_ages_hold() {
         let known = KnownKeys::new(3, 3_600_000, 20);
         for number in 1..=4 {
-            known.set(key(number), Known::Present);
+            known.ask(&key(number)).learn(Known::Present);
         }
-        known.set(key(4), Known::Absent);
+        known.ask(&key(4)).learn(Known::Absent);
         assert_eq!(known.get(&key(1)), None);
         assert_eq!(known.get(&key(3)), Some(Known::Present));
         assert_eq!(known.get(&key(4)), Some(Known::Absent));
@@ -93,5 +167,30 @@ mod tests {
         assert_eq!(known.get(&key(3)), Some(Known::Present));
         known.forget_all();
         assert_eq!(known.get(&key(3)), None);
+        assert!(known.lock().asked.is_empty());
+    }
+
+    #[test]
+    fn an_answer_from_before_a_change_is_not_remembered() {
+        let known = KnownKeys::new(100, 3_600_000, 3_600_000);
+        let (one, other) = (key(1), key(2));
+        let asked = known.ask(&one);
+        known.forget(&[one]);
+        asked.learn(Known::Present);
+        assert_eq!(known.get(&one), None, "it was deleted meanwhile");
+        let asked = (known.ask(&one), known.ask(&other));
+        known.ask(&one).changed(Known::Present);
+        asked.0.learn(Known::Absent);
+        asked.1.learn(Known::Absent);
+        assert_eq!((known.get(&one), known.get(&other)), (Some(Known::Present), Some(Known::Absent)));
+        // A store and a deletion at a time: nobody knows which came last.
+        let (stored, deleted) = (known.ask(&one), known.ask(&one));
+        stored.changed(Known::Present);
+        deleted.changed(Known::Absent);
+        assert_eq!(known.get(&one), None);
+        let asked = known.ask(&other);
+        known.forget_all();
+        asked.learn(Known::Present);
+        assert_eq!(known.get(&other), None);
     }
 }

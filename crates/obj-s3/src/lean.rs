@@ -13,8 +13,8 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
 use http_body_util::{BodyExt, Limited};
 
-use crate::connect::CachedCredentials;
-use crate::fault::{Fault, FaultKind};
+use crate::credentials::CachedCredentials;
+use crate::fault::{Fault, FaultKind, shortened};
 
 /// SHA-256 of nothing: what a signature says of a request without a body.
 const NO_BODY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -51,16 +51,13 @@ impl Lean {
             .body(SdkBody::empty())
             .map_err(|error| broken(&error))?;
         if let Some(credentials) = &self.credentials {
-            let credentials = credentials.get().await.map_err(|error| {
-                let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                Fault::new(FaultKind::NoCredentials, format!("{error}: {reason}"))
-            })?;
+            let (credentials, _) = credentials.get().await?;
             self.sign(&mut request, &credentials.into()).map_err(|error| broken(&error))?;
         }
         let request = HttpRequest::try_from(request).map_err(|error| broken(&error))?;
         let answer = self.connector.call(request).await.map_err(|error| {
             let kind = if error.is_timeout() { FaultKind::Stalled } else { FaultKind::Connection };
-            Fault::new(kind, describe(&error))
+            Fault::new(kind, shortened(&describe(&error)))
         })?;
         match answer.status().is_success() {
             true => Ok(answer),
@@ -112,7 +109,11 @@ fn describe(error: &(dyn std::error::Error + 'static)) -> String {
 async fn fault_of(answer: HttpResponse) -> Fault {
     let status = answer.status().as_u16();
     let body = Limited::new(answer.into_body(), MOST_ERROR_BYTES).collect().await;
-    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
+    let Ok(body) = body else {
+        // It broke off, or is longer than any store's: nothing is known but that it is no plain answer.
+        return Fault::of_answer(status, None, "the answer broke off, or is no object store's");
+    };
+    let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
     if text.is_empty() {
         return Fault::of_answer(status, Some(""), "");
     }

@@ -9,12 +9,13 @@
 //! | `load`, `store`, `keys` | the calls |
 //! | `known` | what is known of keys without asking |
 //! | `layout`, `manifest` | names of objects; the object that says what a namespace is of |
-//! | `body` | a page as the body of a request, without a copy |
+//! | `body` | a page as the body of requests |
 //! | `attempts` | tries of a request over the endpoints, within its time |
 //! | `limiter`, `breaker` | how much is asked of an endpoint, and whether at all |
 //! | `endpoint` | the requests |
 //! | `lean` | GET and HEAD without the SDK's layers |
-//! | `connect` | TLS, proxy, credentials |
+//! | `connect` | TLS, proxy |
+//! | `credentials` | who asks: got when needed, renewed behind the requests |
 //! | `fault` | what went wrong, and what that means |
 //!
 //! # What it promises
@@ -24,7 +25,8 @@
 //!   replaces it.
 //! - A missing page, a missing bucket, a refusal, a store that is slow and one that is down are told apart.
 //! - A load ends by its deadline, `Timeout` if need be; its memory is then no longer in use.
-//! - A page is sent from the leased memory, which comes back when no connection reads it any more.
+//! - A page is sent from the leased memory, which comes back when no connection reads it any more. Memory of somebody
+//!   else is copied as it is sent, and comes back at once.
 //! - Pages are put only where nothing is, unless they are to replace what is there.
 //! - No error and no log line holds a credential.
 
@@ -34,6 +36,7 @@ mod body;
 mod breaker;
 mod config;
 mod connect;
+mod credentials;
 mod endpoint;
 mod fault;
 mod keys;

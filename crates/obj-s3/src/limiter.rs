@@ -59,6 +59,8 @@ struct Rate {
 #[derive(Debug)]
 pub(crate) struct Permit {
     permit: Option<OwnedSemaphorePermit>,
+    /// When it was its turn.
+    begun: Instant,
     limiter: Arc<Limiter>,
 }
 
@@ -86,7 +88,7 @@ impl Limiter {
     pub(crate) async fn acquire(self: &Arc<Self>) -> Permit {
         // The semaphore is never closed.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
-        let permit = Permit { permit, limiter: Arc::clone(self) };
+        let mut permit = Permit { permit, begun: Instant::now(), limiter: Arc::clone(self) };
         if self.lock().rate.is_none() {
             return permit;
         }
@@ -99,6 +101,7 @@ impl Limiter {
                 None => break,
             }
         }
+        permit.begun = Instant::now();
         permit
     }
 
@@ -113,9 +116,9 @@ impl Limiter {
         }
     }
 
-    /// The endpoint said that it is too much.
-    pub(crate) fn slow_down(&self) {
-        self.lock().slow_down(Instant::now());
+    /// The endpoint said that a request was too much.
+    pub(crate) fn slow_down(&self, permit: &Permit) {
+        self.lock().slow_down(Instant::now(), permit.begun);
     }
 
     /// How often it was slowed down, and its rate now.
@@ -172,9 +175,11 @@ impl State {
         }
     }
 
-    fn slow_down(&mut self, now: Instant) {
+    fn slow_down(&mut self, now: Instant, begun: Instant) {
         let since = self.rate.map(|rate| now.duration_since(rate.cut));
-        if since.is_some_and(|since| since < ONE_EVENT) {
+        // One that was made before the rate was cut says nothing of the rate that there is now.
+        let is_old = self.rate.is_some_and(|rate| begun <= rate.cut);
+        if is_old || since.is_some_and(|since| since < ONE_EVENT) {
             return;
         }
         self.slowdowns += 1;
@@ -214,7 +219,7 @@ mod tests {
                 state.good(now, 64);
             } else {
                 refused += 1;
-                state.slow_down(now);
+                state.slow_down(now, now - Duration::from_micros(500));
             }
         }
         (good as f64 / seconds / limit, refused as f64 / (good + refused) as f64)
@@ -235,7 +240,10 @@ mod tests {
     async fn permits_come_back() {
         let limiter = Limiter::new(8);
         let permits = futures::future::join_all((0..8).map(|_| limiter.acquire())).await;
-        limiter.slow_down();
+        limiter.slow_down(&permits[0]);
+        // Of the same storm, however late they come.
+        std::thread::sleep(2 * ONE_EVENT);
+        permits.iter().for_each(|permit| limiter.slow_down(permit));
         drop(permits);
         assert_eq!(limiter.permits.available_permits(), 5);
         assert_eq!(limiter.rate().0, 1);

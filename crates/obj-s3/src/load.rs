@@ -10,8 +10,8 @@ use http_body_util::BodyExt;
 use tokio::task::JoinSet;
 
 use crate::attempts::Try;
-use crate::fault::{Fault, FaultKind};
-use crate::known::Known;
+use crate::fault::{Fault, FaultKind, shortened};
+use crate::known::{Asked, Known};
 use crate::shared::{Shared, count};
 
 /// How often a page is got whose bytes are wrong, before it is said that it is corrupt: a wire can err too.
@@ -50,12 +50,8 @@ pub(crate) async fn load(shared: &Arc<Shared>, requests: Vec<PageRequest>) -> Pa
                 shared.counts.read_bytes.fetch_add(memory.bytes() as u64, Ordering::Relaxed);
             }
             Outcome::Absent => count(&shared.counts.missed_pages),
-            Outcome::Failed(error) => {
-                count(&shared.counts.failed_pages);
-                if error.kind() == ErrorKind::Corrupt {
-                    count(&shared.counts.corrupt_pages);
-                }
-            }
+            // Counted where the reason is known.
+            Outcome::Failed(_) => {}
         }
         answer.outcomes[i] = outcome;
         answer.memory[i] = Some(memory);
@@ -80,15 +76,17 @@ async fn load_page(shared: &Shared, key: PageKey, memory: &mut PageMemory) -> Ou
     let object = shared.layout.object(&key);
     let mut attempts = shared.endpoints.attempts(shared.load_deadline());
     let mut corrupt = 0;
+    let mut asked = shared.known.ask(&key);
     let fault = loop {
         let attempt = match attempts.next().await {
             Ok(attempt) => attempt,
             Err(fault) => break fault,
         };
+        asked = shared.known.ask(&key);
         let fault = match get(shared, &attempt, &object, memory).await {
             Ok(got) => {
                 attempt.succeeded();
-                return outcome(shared, key, memory, &object, got);
+                return outcome(shared, key, memory, &object, got, &asked);
             }
             Err(fault) => fault,
         };
@@ -110,30 +108,44 @@ async fn load_page(shared: &Shared, key: PageKey, memory: &mut PageMemory) -> Ou
     };
     match fault.kind {
         FaultKind::Missing => {
-            shared.known.set(key, Known::Absent);
+            asked.learn(Known::Absent);
             return Outcome::Absent;
         }
-        FaultKind::Corrupt => shared.known.set(key, Known::Bad),
+        FaultKind::Corrupt => {
+            asked.learn(Known::Bad);
+            count(&shared.counts.corrupt_pages);
+        }
         FaultKind::Refused => count(&shared.counts.refused_pages),
-        _ => {}
+        _ => count(&shared.counts.failed_pages),
     }
     Outcome::Failed(fault.page_error("load", bucket, key))
 }
 
-fn outcome(shared: &Shared, key: PageKey, memory: &PageMemory, object: &str, got: Got) -> Outcome {
+fn outcome(
+    shared: &Shared,
+    key: PageKey,
+    memory: &PageMemory,
+    object: &str,
+    got: Got,
+    asked: &Asked<'_>,
+) -> Outcome {
     match got {
         Got::Page => {
-            shared.known.set(key, Known::Present);
+            asked.learn(Known::Present);
             Outcome::Done
         }
-        Got::Length(bytes) => Outcome::Failed(
-            Error::config("the page was stored with another length")
-                .with_backend(crate::NAME)
-                .with_key(key)
-                .with_bytes(memory.bytes() as u64, bytes),
-        ),
+        Got::Length(bytes) => {
+            count(&shared.counts.failed_pages);
+            Outcome::Failed(
+                Error::config("the page was stored with another length")
+                    .with_backend(crate::NAME)
+                    .with_key(key)
+                    .with_bytes(memory.bytes() as u64, bytes),
+            )
+        }
         Got::Foreign(what) => {
-            shared.known.set(key, Known::Bad);
+            asked.learn(Known::Bad);
+            count(&shared.counts.corrupt_pages);
             let message = format!("object {object:?} {what}; the next store of the page replaces it");
             Outcome::Failed(
                 Error::new(ErrorKind::Corrupt, message)
@@ -151,7 +163,7 @@ async fn get(shared: &Shared, attempt: &Try, object: &str, memory: &mut PageMemo
         return Ok(Got::Foreign("is not ours: it has none of our metadata".into()));
     };
     if page.namespace != shared.layout.fingerprint() {
-        return Ok(Got::Foreign(format!("is of another namespace, {}", page.namespace)));
+        return Ok(Got::Foreign(format!("is of another namespace, {}", shortened(&page.namespace))));
     }
     if described.length.is_some_and(|length| length != page.bytes) {
         let length = described.length.unwrap_or_default();

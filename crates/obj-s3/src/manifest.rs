@@ -3,6 +3,8 @@
 use hicache_core::{Error, Namespace, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::fault::shortened;
+
 /// What this code writes.
 const FORMAT: u32 = 1;
 
@@ -50,8 +52,8 @@ pub(crate) fn check(object: &str, bytes: &[u8], namespace: &Namespace) -> Result
     })?;
     if manifest.namespace != *namespace {
         return Err(Error::config(format!(
-            "object {object:?} says that its pages are of {:?}, and {namespace:?} was asked for; {mend}",
-            manifest.namespace
+            "object {object:?} says that its pages are of {}, and {namespace:?} was asked for; {mend}",
+            shortened(&format!("{:?}", manifest.namespace))
         )));
     }
     Ok(())

@@ -29,7 +29,14 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     fork: ForkMark,
     /// Keys that are being put.
-    puts: Mutex<HashMap<PageKey, Weak<tokio::sync::Mutex<()>>>>,
+    puts: Mutex<Puts>,
+}
+
+/// A lock a key. Those that nobody has are removed when there are twice as many as the last time.
+#[derive(Debug, Default)]
+struct Puts {
+    locks: HashMap<PageKey, Weak<tokio::sync::Mutex<()>>>,
+    sweep_at: usize,
 }
 
 /// Counts since it was opened.
@@ -117,21 +124,29 @@ impl Shared {
         Instant::now() + Duration::from_millis(self.config.store_timeout_ms)
     }
 
+    /// How long a store may say nothing. Where a load has hardly more time than that, half of it: else an endpoint that
+    /// never says anything would never be told from a deadline that was short.
     pub(crate) fn stall(&self) -> Duration {
-        Duration::from_millis(self.config.stall_timeout_ms)
+        Duration::from_millis(self.config.stall_timeout_ms.min(self.config.load_timeout_ms.div_ceil(2)))
+    }
+
+    /// The same for what is sent, and for what takes a store more time than a page.
+    pub(crate) fn store_stall(&self) -> Duration {
+        Duration::from_millis(self.config.store_timeout_ms.div_ceil(3)).max(self.stall())
     }
 
     /// The lock under which a key is put: one at a time.
     pub(crate) fn put_lock(&self, key: &PageKey) -> Arc<tokio::sync::Mutex<()>> {
         let mut puts = self.puts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = puts.get(key).and_then(Weak::upgrade) {
+        if let Some(lock) = puts.locks.get(key).and_then(Weak::upgrade) {
             return lock;
         }
-        if puts.len() >= 1024 {
-            puts.retain(|_, lock| lock.strong_count() > 0);
+        if puts.locks.len() >= puts.sweep_at {
+            puts.locks.retain(|_, lock| lock.strong_count() > 0);
+            puts.sweep_at = (2 * puts.locks.len()).max(1024);
         }
         let lock = Arc::new(tokio::sync::Mutex::new(()));
-        puts.insert(*key, Arc::downgrade(&lock));
+        puts.locks.insert(*key, Arc::downgrade(&lock));
         lock
     }
 

@@ -11,7 +11,7 @@ use hicache_core::{
     Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
 };
 use http_body_util::{BodyExt, Limited};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::attempts::Endpoints;
@@ -55,38 +55,33 @@ impl S3Storage {
     }
 
     async fn start(config: S3Config, namespace: &Namespace) -> Result<Arc<Self>> {
-        let unavailable =
-            |error| Error::new(ErrorKind::Unavailable, "no threads for the object store").with_source(error);
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.threads)
-            .thread_name("hicache-s3")
-            .enable_all()
-            .build()
-            .map_err(unavailable)?;
-        let handle = runtime.handle().clone();
         let (made, making) = oneshot::channel();
         let (close, closing) = mpsc::unbounded_channel();
         let namespace = namespace.clone();
-        // A runtime must not be dropped where others wait, so it has a thread that ends it.
-        thread::Builder::new()
-            .name("hicache-s3".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    let region = region(&config).await;
-                    let shared = endpoints(&config, &region)
-                        .map(|endpoints| Arc::new(Shared::new(config, namespace, endpoints)));
-                    let kept = shared.as_ref().ok().cloned();
-                    if made.send(shared).is_ok()
-                        && let Some(shared) = kept
-                    {
-                        run(&shared, closing).await;
-                    }
-                });
-                runtime.shutdown_background();
-            })
-            .map_err(unavailable)?;
+        let unavailable =
+            |error| Error::new(ErrorKind::Unavailable, "no threads for the object store").with_source(error);
+        // A runtime must not be dropped where others wait, so it has a thread that makes it and ends it.
+        let of_thread = move || {
+            let runtime = match runtime(config.threads) {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(made.send(Err(unavailable(error)))),
+            };
+            runtime.block_on(async {
+                let region = region(&config).await;
+                let shared = endpoints(&config, &region)
+                    .map(|endpoints| Arc::new(Shared::new(config, namespace, endpoints)));
+                let kept = shared.as_ref().ok().cloned();
+                if made.send(shared.map(|shared| (shared, Handle::current()))).is_ok()
+                    && let Some(shared) = kept
+                {
+                    run(&shared, closing).await;
+                }
+            });
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("hicache-s3".into()).spawn(of_thread).map_err(unavailable)?;
         let lost = || Err(Error::new(ErrorKind::Unexpected, "the object store's thread ended"));
-        let shared = making.await.unwrap_or_else(|_| lost())?;
+        let (shared, handle) = making.await.unwrap_or_else(|_| lost())?;
         Ok(Arc::new(Self { shared, handle, close }))
     }
 
@@ -122,6 +117,14 @@ impl S3Storage {
     pub fn bad_bodies(&self) -> u64 {
         self.shared.counts.bad_bodies.load(Ordering::Relaxed)
     }
+}
+
+fn runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(threads).thread_name("hicache-s3").enable_all();
+    // It panics where the system gives it no thread.
+    let built = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.build()));
+    built.unwrap_or_else(|_| Err(std::io::Error::other("the system gives no thread")))
 }
 
 async fn region(config: &S3Config) -> String {
@@ -163,6 +166,9 @@ async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot:
 async fn check_manifest(shared: &Shared) -> Result<()> {
     let object = shared.layout.manifest();
     let failed = |fault: Fault| fault.error("open", &shared.config.bucket, true);
+    // This has a limit of its own, and the requests have theirs.
+    let ready = shared.endpoints.iter().map(|endpoint| endpoint.credentials_ready());
+    futures::future::try_join_all(ready).await.map_err(failed)?;
     // Once more if somebody else made it in between.
     for _ in 0..3 {
         match read_manifest(shared, &object).await {
@@ -210,13 +216,17 @@ async fn read_manifest(shared: &Shared, object: &str) -> Result<Vec<u8>, Fault> 
 async fn write_manifest(shared: &Shared, object: &str) -> Result<(), Fault> {
     let text = manifest::write(&shared.namespace);
     let mut attempts = shared.endpoints.attempts(shared.load_deadline());
+    let mut replace = false;
     loop {
         let attempt = attempts.next().await?;
-        match attempt.within(shared.stall(), attempt.endpoint.put_text(object, &text)).await {
+        match attempt.within(shared.stall(), attempt.endpoint.put_text(object, &text, replace)).await {
             Ok(()) => {
                 attempt.succeeded();
                 return Ok(());
             }
+            // The store does not know If-None-Match. There was none a moment ago, and whoever else writes one writes the
+            // same.
+            Err(fault) if fault.kind == FaultKind::NotImplemented && !replace => replace = true,
             Err(fault) => attempts.failed(attempt, fault)?,
         }
     }

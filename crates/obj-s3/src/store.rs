@@ -9,15 +9,14 @@ use std::time::Duration;
 use hicache_core::{
     Answer, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest, Result, StoreOptions,
 };
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::attempts::Try;
 use crate::body::Lent;
 use crate::endpoint::PageMetadata;
 use crate::fault::{Fault, FaultKind};
-use crate::keys::is_there;
+use crate::keys::look;
 use crate::known::Known;
 use crate::shared::{Shared, count};
 
@@ -61,9 +60,6 @@ pub(crate) async fn store(
             count(&shared.counts.abandoned_pages);
             continue;
         };
-        if outcome.error().is_some() {
-            count(&shared.counts.failed_pages);
-        }
         answer.outcomes[i] = outcome;
         answer.memory[i] = memory;
     }
@@ -97,14 +93,20 @@ async fn store_page(
     memory: PageMemory,
     options: StoreOptions,
 ) -> (Outcome, Option<PageMemory>) {
+    // One for everything that is to be done: waiting for others, asking, sending.
+    let deadline = shared.store_deadline();
+    let bucket = &shared.config.bucket;
     let lock = shared.put_lock(&key);
-    let _alone = lock.lock().await;
-    let unknown = shared.known.get(&key).is_none();
-    if unknown && !options.overwrite && memory.bytes() >= ASK_FROM_BYTES {
-        // Remembers what it finds. Where nothing can be found out, the PUT will tell.
-        let _ = is_there(shared, &key).await;
+    let Ok(_alone) = timeout_at(deadline, lock.lock()).await else {
+        count(&shared.counts.failed_pages);
+        let fault = Fault::new(FaultKind::Late, "another store of the page is under way");
+        return (Outcome::Failed(fault.page_error("store", bucket, key)), Some(memory));
+    };
+    let mut known = shared.known.get(&key);
+    if known.is_none() && !options.overwrite && memory.bytes() >= ASK_FROM_BYTES {
+        // Where nothing can be found out, the PUT will tell.
+        known = look(shared, &key, deadline.min(shared.load_deadline())).await.ok();
     }
-    let known = shared.known.get(&key);
     if known == Some(Known::Present) && !options.overwrite {
         count(&shared.counts.present_pages);
         return (Outcome::Done, Some(memory));
@@ -113,7 +115,10 @@ async fn store_page(
     let replace = options.overwrite || known == Some(Known::Bad);
     let checksum = match memory.checksum() {
         Ok(checksum) => checksum,
-        Err(error) => return (Outcome::Failed(error), Some(memory)),
+        Err(error) => {
+            count(&shared.counts.failed_pages);
+            return (Outcome::Failed(error), Some(memory));
+        }
     };
     let metadata = PageMetadata {
         bytes: memory.bytes() as u64,
@@ -121,14 +126,16 @@ async fn store_page(
         namespace: shared.layout.fingerprint().to_owned(),
         name: name.map(String::from),
     };
-    let foreign = memory.is_foreign();
-    let (lent, back) = Lent::new(memory);
-    let put = put(shared, &shared.layout.object(&key), &lent, &metadata, replace).await;
-    drop(lent);
-    let memory = come_back(back, foreign).await;
+    let lent = Lent::new(memory);
+    let asked = shared.known.ask(&key);
+    let put = put(shared, &shared.layout.object(&key), &lent, &metadata, replace, deadline).await;
+    let memory = lent.end(GRACE).await;
+    if memory.is_none() {
+        count(&shared.counts.abandoned_pages);
+    }
     let fault = match put {
         Ok(stored) => {
-            shared.known.set(key, Known::Present);
+            asked.changed(Known::Present);
             match stored {
                 true => {
                     count(&shared.counts.stored_pages);
@@ -140,25 +147,20 @@ async fn store_page(
         }
         Err(fault) => fault,
     };
-    if fault.kind == FaultKind::Refused {
-        count(&shared.counts.refused_pages);
+    // It may have been stored all the same; but what was bad is to be replaced until that is sure.
+    match known {
+        Some(Known::Bad) => asked.changed(Known::Bad),
+        _ => shared.known.forget(&[key]),
     }
     if memory.is_none() {
-        count(&shared.counts.abandoned_pages);
         let message = format!("a connection still reads the page: {}", fault.message);
         return (Outcome::Failed(Error::new(ErrorKind::Abandoned, message).with_key(key)), None);
     }
-    (Outcome::Failed(fault.page_error("store", &shared.config.bucket, key)), memory)
-}
-
-/// Waits until no connection reads the memory any more. Memory of somebody else is waited for however long it takes:
-/// its owner must not be told to reuse what may still be read. Our own is given up after a while; its lease ends when
-/// the connection does.
-async fn come_back(back: oneshot::Receiver<PageMemory>, foreign: bool) -> Option<PageMemory> {
-    match foreign {
-        true => back.await.ok(),
-        false => timeout(GRACE, back).await.ok()?.ok(),
-    }
+    count(match fault.kind {
+        FaultKind::Refused => &shared.counts.refused_pages,
+        _ => &shared.counts.failed_pages,
+    });
+    (Outcome::Failed(fault.page_error("store", bucket, key)), memory)
 }
 
 /// Puts the page; whether it was this that put it, and not there already.
@@ -168,15 +170,17 @@ async fn put(
     lent: &Lent,
     metadata: &PageMetadata,
     mut replace: bool,
+    deadline: Instant,
 ) -> Result<bool, Fault> {
-    let mut attempts = shared.endpoints.attempts(shared.store_deadline());
+    let mut attempts = shared.endpoints.attempts(deadline);
     let mut unsure = false;
     loop {
         let attempt = attempts.next().await?;
-        let sent = attempt.endpoint.put_page(object, lent.body(), metadata, replace);
-        // A body that does not move is noticed after a part of the time, so that there is time for another try.
-        let limit = Duration::from_millis(shared.config.store_timeout_ms / 3).max(shared.stall());
-        let fault = match attempt.within(limit, sent).await {
+        let with_checksum = attempt.endpoint.sends_checksum.load(Ordering::Relaxed);
+        let sent = attempt.endpoint.put_page(object, lent, metadata, replace, with_checksum);
+        // A body that does not move is noticed after a part of the time, so that there is time for another try. One
+        // that does goes on: a slow line is no fault of the store's.
+        let fault = match attempt.while_it_moves(shared.store_stall(), || lent.moved(), sent).await {
             Ok(()) => {
                 attempt.succeeded();
                 return Ok(true);
@@ -189,10 +193,14 @@ async fn put(
                 // After a try whose answer was lost, what is there may well be what it put.
                 return Ok(unsure);
             }
-            FaultKind::NotImplemented | FaultKind::Other if leaves_out(&attempt, &mut replace, &fault) => {
+            FaultKind::NotImplemented | FaultKind::Other
+                if leaves_out(&attempt, with_checksum, &mut replace, &fault) =>
+            {
                 continue;
             }
-            FaultKind::Connection | FaultKind::Stalled | FaultKind::Server => unsure = true,
+            FaultKind::Connection | FaultKind::Stalled | FaultKind::Server | FaultKind::Unready => {
+                unsure = true
+            }
             _ => {}
         }
         attempts.failed(attempt, fault)?;
@@ -200,14 +208,21 @@ async fn put(
 }
 
 /// A store that does not know a header refuses the whole request. Leaves out what it may not know, and says whether
-/// there was something to leave out.
-fn leaves_out(attempt: &Try, replace: &mut bool, fault: &Fault) -> bool {
-    let refusal = fault.status.is_some_and(|status| status == 501 || status == 400);
-    if !refusal {
+/// there was something to leave out in the try that it refused.
+fn leaves_out(attempt: &Try, with_checksum: bool, replace: &mut bool, fault: &Fault) -> bool {
+    let refusals = ["InvalidArgument", "InvalidRequest", "NotImplemented"];
+    let refuses = fault.status == Some(501)
+        || fault.code.as_deref().is_some_and(|code| fault.status == Some(400) && refusals.contains(&code));
+    if !refuses {
         return false;
     }
-    if attempt.endpoint.sends_checksum.swap(false, Ordering::Relaxed) {
-        tracing::info!(code = fault.code, "the store does not take S3's CRC-64/NVMe header; it is left out");
+    if with_checksum {
+        if attempt.endpoint.sends_checksum.swap(false, Ordering::Relaxed) {
+            tracing::info!(
+                code = fault.code,
+                "the store does not take S3's CRC-64/NVMe header; it is left out"
+            );
+        }
         return true;
     }
     if fault.kind == FaultKind::NotImplemented && !*replace {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fixture::bucket::Bucket;
 use fixture::{Fault, Ground, Server, config, done};
-use hicache_core::{Namespace, Outcome, PageKey, Storage};
-use hicache_obj_s3::{Encryption, ReadPath, S3Storage};
+use hicache_core::{Backend, MemoryKind, Namespace, Outcome, PageKey, ProbeContext, Storage, Verdict};
+use hicache_obj_s3::{Encryption, ReadPath, S3Backend, S3Storage};
 use hicache_testkit::numbered_key;
 use http::Method;
 
@@ -21,24 +21,36 @@ async fn a_prefix_costs_few_heads() {
     for k in [0, 1, 3, 7, 8, 9, 23, 24, 25, 55, 56, 57, 100, 119, 120, 127, 128] {
         writer.store(stored..k).await;
         stored = k;
-        let mut config = config(&[&server]);
-        config.absent_age_ms = 10_000;
-        let reader = Ground::open(config).await;
-        let keys: Vec<PageKey> = (0..128).map(numbered_key).collect();
-        let late = Duration::from_millis(40);
-        server.fail(move |method, _| (*method == Method::HEAD).then_some(Fault::Late(late)));
-        let (before, begun) = (server.bucket.lock().heads, std::time::Instant::now());
-        assert_eq!(reader.storage.exists_prefix(&keys).await.unwrap(), k as usize);
-        let (heads, trips) =
-            (server.bucket.lock().heads - before, begun.elapsed().as_secs_f64() / late.as_secs_f64());
-        server.heal();
-        assert!(heads <= 2 * k + 8, "{heads} HEADs for {k} pages");
-        assert!(trips < 6.0, "{trips:.1} times a round trip for {k} pages");
-        assert_eq!(reader.storage.head_requests(), heads);
-        assert_eq!(reader.storage.exists_prefix(&keys).await.unwrap(), k as usize);
-        assert_eq!(reader.storage.head_requests(), heads, "what is known is not asked for");
-        reader.storage.close().await.unwrap();
+        // A busy machine can make one round look like two, and never two like one.
+        let mut least = u64::MAX;
+        for _ in 0..3 {
+            least = least.min(prefix_trips(&server, k).await);
+            if least <= 5 {
+                break;
+            }
+        }
+        assert!(least <= 5, "{least} round trips for {k} pages");
     }
+}
+
+/// How many round trips it takes to find that `k` pages of 128 are there.
+async fn prefix_trips(server: &Server, k: u64) -> u64 {
+    let mut config = config(&[server]);
+    config.absent_age_ms = 10_000;
+    let reader = Ground::open(config).await;
+    let keys: Vec<PageKey> = (0..128).map(numbered_key).collect();
+    let late = Duration::from_millis(50);
+    server.fail(move |method, _| (*method == Method::HEAD).then_some(Fault::Late(late)));
+    let (before, rounds) = (server.bucket.lock().heads, server.rounds());
+    assert_eq!(reader.storage.exists_prefix(&keys).await.unwrap(), k as usize);
+    let (heads, rounds) = (server.bucket.lock().heads - before, server.rounds() - rounds);
+    server.heal();
+    assert!(heads <= 2 * k + 8, "{heads} HEADs for {k} pages");
+    assert_eq!(reader.storage.head_requests(), heads);
+    assert_eq!(reader.storage.exists_prefix(&keys).await.unwrap(), k as usize);
+    assert_eq!(reader.storage.head_requests(), heads, "what is known is not asked for");
+    reader.storage.close().await.unwrap();
+    rounds
 }
 
 /// A load asks for the page and for nothing else; what is known to be missing is not asked for.
@@ -120,6 +132,99 @@ async fn headers_that_a_store_refuses_are_left_out() {
     );
 }
 
+/// Many pages are on their way when a store refuses the checksum header: all of them are sent again without it, and
+/// none over what is there. What a store refuses for another reason changes nothing.
+#[tokio::test]
+async fn a_refused_header_is_left_out_of_every_page() {
+    for (status, answer) in [
+        (400, "<Error><Code>InvalidRequest</Code></Error>"),
+        (501, "<Error><Code>NotImplemented</Code></Error>"),
+    ] {
+        let server = Server::start().await;
+        let ground = Ground::open(config(&[&server])).await;
+        server.fail_first(1, Method::PUT, Fault::Strange(400, "<Error><Code>BadDigest</Code></Error>"));
+        ground.store(100..102).await;
+        assert!(
+            checksums(&server).iter().all(|has| *has),
+            "a bit flip on the way says nothing of the header"
+        );
+        // Somebody else's page of the same key.
+        Ground::open(config(&[&server])).await.try_store(5..6, 2, false).await;
+        let theirs = page_bytes(&server, 5);
+        server.fail(move |method, path| {
+            let refuses = *method == Method::PUT && path.ends_with(".kv");
+            refuses.then_some(Fault::Refuses("x-amz-checksum-crc64nvme", status, answer))
+        });
+        ground.store(0..64).await;
+        assert!(page_bytes(&server, 5) == theirs, "{status}: it was put over what was there");
+        assert_eq!(checksums(&server).iter().filter(|has| **has).count(), 3);
+    }
+}
+
+fn checksums(server: &Server) -> Vec<bool> {
+    let content = server.bucket.lock();
+    let pages = content.objects.iter().filter(|(name, _)| name.ends_with(".kv"));
+    pages.map(|(_, stored)| stored.checksum.is_some()).collect()
+}
+
+fn page_bytes(server: &Server, number: u64) -> Vec<u8> {
+    let hash = hicache_core::hashing::to_hex(&numbered_key(number).digest);
+    let content = server.bucket.lock();
+    content.objects.iter().find(|(name, _)| name.contains(&hash)).unwrap().1.bytes.clone()
+}
+
+/// A bucket that takes nothing without the headers of encryption, and a store that does not know If-None-Match: both
+/// can be opened.
+#[tokio::test]
+async fn the_manifest_is_put_as_pages_are() {
+    let server = Server::start().await;
+    server.fail(|method, _| {
+        (*method == Method::PUT).then_some(Fault::Requires("x-amz-server-side-encryption"))
+    });
+    let mut encrypted = config(&[&server]);
+    encrypted.encryption = Encryption::Kms(Some("key-1".into()));
+    Ground::open(encrypted).await.store(0..2).await;
+
+    let server = Server::start().await;
+    let refuses = Fault::Refuses("if-none-match", 501, "<Error><Code>NotImplemented</Code></Error>");
+    server.fail(move |method, _| (*method == Method::PUT).then(|| refuses.clone()));
+    let ground = Ground::open(config(&[&server])).await;
+    ground.store(0..2).await;
+    assert_eq!(done(&ground.load(0..2).await), 2);
+}
+
+/// Credentials that may read and list are enough for a reader, and nothing is written on its behalf.
+#[tokio::test]
+async fn a_reader_needs_no_right_to_write() {
+    let server = Server::start().await;
+    Ground::open(config(&[&server])).await.store(0..2).await;
+    let denied = Fault::Strange(403, "<Error><Code>AccessDenied</Code></Error>");
+    server.fail(move |method, _| (![Method::GET, Method::HEAD].contains(method)).then(|| denied.clone()));
+    let mut config = config(&[&server]);
+    config.read_only = true;
+    let backend = S3Backend { config: Some(config.clone()) };
+    let context = ProbeContext { directory: ".".into(), memory: MemoryKind::Host };
+    let report = backend.probe(&context).await;
+    assert_eq!(report.verdict, Verdict::Usable, "{report:?}");
+    assert_eq!(done(&Ground::open(config.clone()).await.load(0..2).await), 2);
+    assert_eq!(server.injected(), 0, "nothing but reading was tried");
+    // A writer is told.
+    config.read_only = false;
+    let report = S3Backend { config: Some(config) }.probe(&context).await;
+    assert_ne!(report.verdict, Verdict::Usable, "{report:?}");
+}
+
+/// A long answer, or one that breaks off, is no miss whatever its status.
+#[tokio::test]
+async fn a_long_404_is_no_miss() {
+    let server = Server::start().await;
+    let ground = Ground::open(config(&[&server])).await;
+    let page: &'static str = Box::leak(format!("<html>{}", "x".repeat(70_000)).into_boxed_str());
+    server.fail_gets(Fault::Strange(404, page));
+    let outcomes = ground.load(0..1).await;
+    assert!(outcomes[0].error().is_some(), "{outcomes:?}");
+}
+
 #[tokio::test]
 async fn namespaces_and_strange_objects_stay_apart() {
     let server = Server::start().await;
@@ -181,6 +286,33 @@ async fn thousands_are_listed_and_cleared() {
     assert_eq!(listed, 2500);
     assert_eq!(ground.storage.clear().await.unwrap(), 2500);
     assert_eq!(server.bucket.lock().objects.len(), 1, "the manifest stays");
+}
+
+/// A part of a listing that ends with an object that is no page, just where the limit is met: the listing goes on there.
+/// And a store that begins at the beginning each time is not listed for ever.
+#[tokio::test]
+async fn listings_go_on_where_they_ended_and_end() {
+    let server = Server::start().await;
+    let ground = Ground::open(config(&[&server])).await;
+    ground.store(0..1).await;
+    {
+        let mut content = server.bucket.lock();
+        let (name, stored) = content.objects.iter().find(|(name, _)| name.ends_with(".kv")).unwrap();
+        let (name, start, stored) =
+            (name.clone(), name.rsplit_once('/').unwrap().0.to_owned(), stored.clone());
+        content.objects.remove(&name);
+        for number in 0..1500 {
+            content.objects.insert(format!("{start}/{number:064x}.kv"), stored.clone());
+        }
+        content.objects.insert(format!("{start}/{:064x}x", 998), bucket_object());
+    }
+    let first = ground.storage.list("", None, 999).await.unwrap();
+    assert_eq!(first.pages.len(), 999);
+    let rest = ground.storage.list("", first.next.as_ref(), 10_000).await.unwrap();
+    assert_eq!((rest.pages.len(), rest.next.is_none()), (501, true));
+    server.bucket.lock().ignores_start_after = true;
+    let listing = tokio::time::timeout(Duration::from_secs(10), ground.storage.list("", None, 1_000_000));
+    assert!(listing.await.expect("it ends").is_ok());
 }
 
 /// The SDK's way of reading sees the same.

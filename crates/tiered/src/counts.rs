@@ -45,7 +45,7 @@ counts! {
     far_failed_pages,
     /// Loads of pages for which the far tier was not asked: it was cut off, or had not had them a moment ago.
     far_skipped_pages,
-    /// Pages that failed in a caller's call.
+    /// Pages that failed in a caller's call for another reason than that they are corrupt.
     failed_pages,
     /// Corrupt pages, in either tier.
     corrupt_pages,

@@ -12,39 +12,56 @@ use crate::shared::Shared;
 const NEAR: &str = "near ";
 const FAR: &str = "far ";
 
-/// Asks the far tier about keys that the near one has not; a far tier that fails has none of them.
-async fn far_has<T>(shared: &Arc<Shared>, asked: impl Future<Output = Result<T>>, none: T) -> T {
+/// Asks the far tier about keys that the near one has not; `None` if it does not say. `remembered` is whether it
+/// answers without asking anybody, which says nothing of its health.
+async fn far_has<T>(
+    shared: &Arc<Shared>,
+    asked: impl Future<Output = Result<T>>,
+    remembered: bool,
+) -> Option<T> {
     match asked.await {
         Ok(found) => {
-            shared.heard(Some(Health::Good));
-            found
+            shared.heard((!remembered).then_some(Health::Good));
+            Some(found)
         }
         Err(error) => {
             tracing::debug!(%error, "the far tier does not say what it has");
             shared.heard(Some(Health::of_error(error.kind())));
-            none
+            None
         }
     }
 }
 
 /// Which of the keys may be in the far tier: none if it is cut off, and none that it lacked a moment ago.
-fn askable(shared: &Shared, keys: &[PageKey], near: &[bool]) -> Vec<usize> {
+fn askable(shared: &Arc<Shared>, keys: &[PageKey], near: &[bool]) -> Vec<bool> {
+    if near.contains(&false) {
+        shared.try_far();
+    }
     let up = shared.link.is_up();
-    (0..keys.len()).filter(|&i| up && !near[i] && !shared.absent.has(&keys[i])).collect()
+    keys.iter().zip(near).map(|(key, near)| up && !near && !shared.absent.has(key)).collect()
+}
+
+/// The far tier has said that it has not got it.
+fn is_absent(shared: &Shared, key: PageKey) {
+    shared.sent.forget(&key);
+    shared.absent.add(key);
 }
 
 pub(crate) async fn exists(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec<bool>> {
     let mut there = shared.near.exists(keys).await?;
     let asked = askable(shared, keys, &there);
-    shared.try_far_if(there.contains(&false), keys);
-    if !asked.is_empty() {
-        let far_keys: Vec<PageKey> = asked.iter().map(|&i| keys[i]).collect();
-        let found = far_has(shared, shared.far.exists(&far_keys), vec![false; far_keys.len()]).await;
-        for (i, found) in asked.into_iter().zip(found) {
-            there[i] = found;
-            if !found && shared.link.is_up() {
-                shared.absent.add(keys[i]);
-            }
+    let asked: Vec<usize> = (0..keys.len()).filter(|&i| asked[i]).collect();
+    if asked.is_empty() {
+        return Ok(there);
+    }
+    let far_keys: Vec<PageKey> = asked.iter().map(|&i| keys[i]).collect();
+    let remembered = shared.far.exists_now(&far_keys).is_some();
+    // A far tier that fails has none of them, and nothing is remembered of that.
+    let found = far_has(shared, shared.far.exists(&far_keys), remembered).await.unwrap_or_default();
+    for (i, found) in asked.into_iter().zip(found) {
+        there[i] = found;
+        if !found {
+            is_absent(shared, keys[i]);
         }
     }
     Ok(there)
@@ -53,20 +70,22 @@ pub(crate) async fn exists(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec
 pub(crate) async fn exists_prefix(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<usize> {
     let near = shared.near.exists(keys).await?;
     let asked = askable(shared, keys, &near);
-    shared.try_far_if(near.contains(&false), keys);
     // Up to the first key that neither can have.
-    let known_end = (0..keys.len()).find(|i| !near[*i] && !asked.contains(i)).unwrap_or(keys.len());
-    let asked: Vec<usize> = asked.into_iter().filter(|&i| i < known_end).collect();
-    if asked.is_empty() {
-        return Ok(known_end);
-    }
+    let known_end = (0..keys.len()).find(|&i| !near[i] && !asked[i]).unwrap_or(keys.len());
+    let asked: Vec<usize> = (0..known_end).filter(|&i| asked[i]).collect();
+    let Some(&first) = asked.first() else { return Ok(known_end) };
     let far_keys: Vec<PageKey> = asked.iter().map(|&i| keys[i]).collect();
-    let found = far_has(shared, shared.far.exists_prefix(&far_keys), 0).await;
-    let Some(&missing) = asked.get(found) else { return Ok(known_end) };
-    if shared.link.is_up() {
-        shared.absent.add(keys[missing]);
+    // It asks about what it does not remember, up to the first miss.
+    let unasked = far_keys.iter().map(|key| shared.far_remembers(key)).find(|known| *known != Some(true));
+    let remembered = unasked != Some(None);
+    match far_has(shared, shared.far.exists_prefix(&far_keys), remembered).await {
+        None => Ok(first),
+        Some(found) => {
+            let Some(&missing) = asked.get(found) else { return Ok(known_end) };
+            is_absent(shared, keys[missing]);
+            Ok(missing)
+        }
     }
-    Ok(missing)
 }
 
 pub(crate) async fn delete(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec<Outcome>> {

@@ -1,6 +1,6 @@
 //! Whether the far tier is asked at all.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hicache_core::{ErrorKind, Outcome};
@@ -18,10 +18,21 @@ pub(crate) struct Link(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
-    /// Since when it is open: when to try next, and how long was waited for that.
-    open: Option<(Instant, Duration)>,
-    trying: bool,
+    open: Option<Open>,
+    trials: u64,
 }
+
+#[derive(Debug)]
+struct Open {
+    /// When to try next, and how long was waited for that.
+    next: Instant,
+    pause: Duration,
+    trying: Option<Trial>,
+}
+
+/// One trial of a far tier that is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trial(u64);
 
 /// What a call of the far tier says about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,42 +68,58 @@ impl Health {
 }
 
 impl Link {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether calls go to the far tier.
     pub(crate) fn is_up(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).open.is_none()
+        self.lock().open.is_none()
     }
 
-    /// Whether it is time for somebody to try; whoever is told so must [`note`](Self::note) what came of it.
-    pub(crate) fn trial_is_due(&self) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = !state.trying && state.open.is_some_and(|(next, _)| Instant::now() >= next);
-        state.trying |= due;
-        due
+    /// The right to try, if it is time for that; whoever gets it must say what came of it with
+    /// [`tried`](Self::tried).
+    pub(crate) fn trial(&self) -> Option<Trial> {
+        let mut state = self.lock();
+        let trial = Trial(state.trials + 1);
+        let open = state.open.as_mut()?;
+        if open.trying.is_some() || Instant::now() < open.next {
+            return None;
+        }
+        open.trying = Some(trial);
+        state.trials = trial.0;
+        Some(trial)
     }
 
-    /// Takes note of what a call said; whether it cut the far tier off.
+    /// Takes note of what a call said that was no trial; whether it cut the far tier off.
     pub(crate) fn note(&self, health: Health) -> bool {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.trying = false;
+        let mut state = self.lock();
         if health == Health::Good {
-            *state = State::default();
+            state.failures = 0;
+            state.open = None;
             return false;
         }
         state.failures = if health == Health::Down { FAILURES } else { state.failures + 1 };
-        if state.failures < FAILURES {
+        // Calls that were under way when it was opened say nothing new.
+        if state.failures < FAILURES || state.open.is_some() {
             return false;
         }
-        let was_open = state.open.is_some();
-        match state.open {
-            // Calls that were under way when it was opened say nothing new.
-            Some((next, _)) if Instant::now() < next => {}
-            Some((_, pause)) => {
-                let pause = (pause * 2).min(LONGEST_PAUSE);
-                state.open = Some((Instant::now() + pause, pause));
-            }
-            None => state.open = Some((Instant::now() + FIRST_PAUSE, FIRST_PAUSE)),
+        state.open = Some(Open { next: Instant::now() + FIRST_PAUSE, pause: FIRST_PAUSE, trying: None });
+        true
+    }
+
+    /// Takes note of what a trial said.
+    pub(crate) fn tried(&self, trial: Trial, health: Health) {
+        let mut state = self.lock();
+        let Some(open) = state.open.as_mut().filter(|open| open.trying == Some(trial)) else { return };
+        if health == Health::Good {
+            state.failures = 0;
+            state.open = None;
+            return;
         }
-        !was_open
+        open.pause = (open.pause * 2).min(LONGEST_PAUSE);
+        open.next = Instant::now() + open.pause;
+        open.trying = None;
     }
 }
 
@@ -108,13 +135,35 @@ mod tests {
         assert!(!link.note(Health::Bad) && !link.note(Health::Bad) && link.is_up());
         assert!(!link.note(Health::Good));
         assert!(!link.note(Health::Bad) && !link.note(Health::Bad) && link.note(Health::Bad));
-        assert!(!link.is_up() && !link.trial_is_due());
+        assert!(!link.is_up() && link.trial().is_none());
         let link = Link::default();
         assert!(link.note(Health::Down) && !link.is_up());
         assert!(!link.note(Health::Down));
         std::thread::sleep(FIRST_PAUSE);
-        assert!(link.trial_is_due() && !link.trial_is_due());
-        link.note(Health::Good);
+        let trial = link.trial().unwrap();
+        assert!(link.trial().is_none(), "one at a time");
+        link.tried(trial, Health::Good);
+        assert!(link.is_up());
+    }
+
+    #[test]
+    fn only_a_trial_ends_itself_and_the_pause_grows() {
+        let link = Link::default();
+        link.note(Health::Down);
+        std::thread::sleep(FIRST_PAUSE);
+        let trial = link.trial().unwrap();
+        // A call from before it was cut off.
+        link.note(Health::Bad);
+        assert!(link.trial().is_none(), "the trial is still under way");
+        link.tried(trial, Health::Bad);
+        std::thread::sleep(FIRST_PAUSE);
+        assert!(link.trial().is_none(), "the pause is twice as long");
+        std::thread::sleep(FIRST_PAUSE);
+        let next = link.trial().unwrap();
+        // What an older one says has been said.
+        link.tried(trial, Health::Good);
+        assert!(!link.is_up());
+        link.tried(next, Health::Good);
         assert!(link.is_up());
     }
 

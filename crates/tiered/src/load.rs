@@ -1,7 +1,6 @@
 //! Loads: the near tier, then the far one for what is missing.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hicache_core::{
     Access, Answer, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest, StoreOptions,
@@ -16,7 +15,7 @@ use crate::uploads::Waiting;
 /// Answers a load.
 pub(crate) async fn load(shared: &Arc<Shared>, requests: Vec<PageRequest>) -> PageBatch {
     let mut answer = PageBatch::abandoned(requests.len());
-    let epoch = shared.epoch.load(Ordering::SeqCst);
+    let epoch = shared.epoch();
     let mut near = Part::new(Tier::Near);
     let mut pages: Vec<(PageKey, Option<Box<str>>)> = Vec::with_capacity(requests.len());
     for (i, request) in requests.into_iter().enumerate() {
@@ -78,7 +77,7 @@ fn ask_far(shared: &Arc<Shared>, near: &Outcome, key: &PageKey) -> bool {
     let asks = shared.link.is_up() && !shared.absent.has(key);
     if !asks {
         count(&shared.counters.far_skipped_pages);
-        shared.try_far(*key);
+        shared.try_far();
     }
     asks
 }
@@ -90,15 +89,23 @@ async fn load_far(
     epoch: u64,
     answer: &mut PageBatch,
 ) {
+    // What the far tier remembers to be missing it answers without asking anybody: that says nothing of its health.
+    let remembered: Vec<usize> =
+        far.places().iter().copied().filter(|&i| shared.far_remembers(&pages[i].0) == Some(false)).collect();
     let loaded = far.load(&*shared.far).await;
-    shared.heard(Health::of(loaded.iter().map(|(_, outcome, _)| outcome)));
+    let asked = loaded
+        .iter()
+        .filter(|(i, outcome, _)| !(matches!(outcome, Outcome::Absent) && remembered.contains(i)));
+    shared.heard(Health::of(asked.map(|(_, outcome, _)| outcome)));
     for (i, outcome, memory) in loaded {
         let (key, name) = &pages[i];
         match outcome {
             Outcome::Done => {
                 count(&shared.counters.far_hit_pages);
                 if let Some(memory) = &memory {
-                    shared.sent.add(*key);
+                    if shared.still_holds(epoch) {
+                        shared.sent.add(*key);
+                    }
                     fill(shared, *key, name.clone(), memory, epoch);
                 }
                 // What was wrong with the near copy, if there was one, is of no concern any more.
@@ -107,21 +114,30 @@ async fn load_far(
                 }
                 answer.outcomes[i] = Outcome::Done;
             }
-            Outcome::Absent => shared.absent.add(*key),
-            Outcome::Failed(error) => match error.kind() {
-                // The page is there and can't be had: that is said, unless the near tier has said worse.
-                ErrorKind::Corrupt | ErrorKind::Config if answer.outcomes[i].error().is_none() => {
-                    answer.outcomes[i] = Outcome::Failed(error);
+            Outcome::Absent => {
+                shared.sent.forget(key);
+                shared.absent.add(*key);
+            }
+            Outcome::Failed(error) => {
+                if error.kind() == ErrorKind::Corrupt {
+                    // The next store shall replace it there.
+                    shared.sent.forget(key);
                 }
-                _ => {
-                    tracing::debug!(%error, "the far tier failed a page");
-                    count(&shared.counters.far_failed_pages);
-                    if memory.is_none() {
-                        // Its memory is lost too, and only that explains why.
+                match error.kind() {
+                    // The page is there and can't be had: that is said, unless the near tier has said worse.
+                    ErrorKind::Corrupt | ErrorKind::Config if answer.outcomes[i].error().is_none() => {
                         answer.outcomes[i] = Outcome::Failed(error);
                     }
+                    _ => {
+                        tracing::debug!(%error, "the far tier failed a page");
+                        count(&shared.counters.far_failed_pages);
+                        if memory.is_none() {
+                            // Its memory is lost too, and only that explains why.
+                            answer.outcomes[i] = Outcome::Failed(error);
+                        }
+                    }
                 }
-            },
+            }
         }
         answer.memory[i] = memory;
     }
@@ -136,9 +152,9 @@ fn fill(shared: &Arc<Shared>, key: PageKey, name: Option<Box<str>>, memory: &Pag
     let shared = Arc::clone(shared);
     let running = shared.running.begin();
     tokio::spawn(async move {
-        let gate = shared.gate.read().await;
+        let gate = shared.gate().await;
         // A page that was deleted or replaced since must not come back.
-        let done = shared.epoch.load(Ordering::SeqCst) == epoch && {
+        let done = shared.still_holds(epoch) && {
             let (memory, slot) = staged.into_parts();
             let mut part = Part::new(Tier::Near);
             let pushed = memory.is_some_and(|memory| part.push(0, key, memory, name).is_ok());
@@ -170,8 +186,5 @@ pub(crate) fn send(
     if !shared.uploads.push(key, waiting) {
         count(&shared.counters.unsent_pages);
     }
-    shared.counters.waiting_pages.store(shared.uploads.len() as u64, Ordering::Relaxed);
-    if !shared.link.is_up() {
-        shared.try_far(key);
-    }
+    shared.try_far();
 }

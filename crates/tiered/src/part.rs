@@ -62,6 +62,11 @@ impl Part {
         Self { tier, places: Vec::new(), homes: Vec::new(), requests: Vec::new() }
     }
 
+    /// Places of its pages in the batch.
+    pub(crate) fn places(&self) -> &[usize] {
+        &self.places
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.places.is_empty()
     }

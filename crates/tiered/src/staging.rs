@@ -1,5 +1,6 @@
 //! Memory for copies of pages on their way to a tier.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hicache_core::{Access, OwnerId, PageMemory, Region, Registration, Result, SLOT_ALIGNMENT, Storage};
@@ -33,7 +34,8 @@ pub(crate) struct Staging {
 #[derive(Debug)]
 struct Chunk {
     registration: Registration,
-    free: Mutex<Vec<usize>>,
+    /// Slots that nobody has. The lease of one may still be out, where a tier lost an operation on it.
+    free: Mutex<VecDeque<usize>>,
 }
 
 impl Chunk {
@@ -46,16 +48,22 @@ impl Chunk {
     }
 
     fn take(self: &Arc<Self>, bytes: usize) -> Option<Staged> {
-        let slot = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop()?;
-        match self.registration.page(slot, bytes, Access::Write) {
-            Ok(memory) => Some(Staged { memory: Some(memory), slot: Slot { chunk: Arc::clone(self), slot } }),
-            // A tier lost an operation on it and still has it. It is not given out again.
-            Err(_) => None,
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..free.len() {
+            let slot = free.pop_back()?;
+            if let Ok(memory) = self.registration.page(slot, bytes, Access::Write) {
+                return Some(Staged { memory: Some(memory), slot: Slot { chunk: Arc::clone(self), slot } });
+            }
+            // A tier still has it. Perhaps not when its turn comes again.
+            free.push_front(slot);
         }
+        None
     }
 
     fn is_idle(&self) -> bool {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).len() == self.registration.region().slots()
+        let region = self.registration.region();
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).len() == region.slots()
+            && region.leases() == 0
     }
 }
 
@@ -75,7 +83,7 @@ pub(crate) struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.chunk.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.slot);
+        self.chunk.free.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.slot);
     }
 }
 
@@ -150,6 +158,20 @@ mod tests {
         assert!(staging.take(64 << 10).is_none());
         drop(taken);
         assert!(staging.take(64 << 10).is_some());
+    }
+
+    /// A tier that lost an operation has its memory for a while: the slot is skipped until then, and not lost.
+    #[test]
+    fn memory_that_a_tier_keeps_comes_back_when_it_ends() {
+        let staging = staging(64 << 10);
+        let lost = (0..).map_while(|_| staging.take(5000)).map(|staged| staged.into_parts().0.unwrap());
+        let mut stuck: Vec<PageMemory> = lost.collect();
+        assert_eq!(stuck.len(), 8, "a slot that is still in use keeps no other one back");
+        for free in 1..=8 {
+            stuck.pop();
+            let taken: Vec<_> = (0..).map_while(|_| staging.take(5000)).collect();
+            assert_eq!(taken.len(), free);
+        }
     }
 
     #[test]

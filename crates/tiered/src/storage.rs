@@ -43,27 +43,31 @@ impl Tiered {
                 far.name()
             )));
         }
+        let (close, closing) = mpsc::unbounded_channel();
+        let (made, making) = std::sync::mpsc::channel();
+        // A runtime must not be dropped where others wait, so it has a thread that makes and ends it.
+        let of_thread = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(made.send(Err(error))),
+            };
+            let shared = Arc::new(Shared::new(near, far, config, runtime.handle().clone()));
+            if made.send(Ok((Arc::clone(&shared), runtime.handle().clone()))).is_ok() {
+                runtime.block_on(run(&shared, closing));
+            }
+            runtime.shutdown_background();
+        };
         let unavailable =
             |error| Error::new(ErrorKind::Unavailable, "no thread for the tiers").with_source(error);
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(unavailable)?;
-        let handle = runtime.handle().clone();
-        let shared = Arc::new(Shared::new(near, far, config, handle.clone()));
-        let (close, closing) = mpsc::unbounded_channel();
-        let of_thread = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("hicache-tiered".into())
-            .spawn(move || {
-                runtime.block_on(run(&of_thread, closing));
-                runtime.shutdown_background();
-            })
-            .map_err(unavailable)?;
+        thread::Builder::new().name("hicache-tiered".into()).spawn(of_thread).map_err(unavailable)?;
+        let lost = || Error::new(ErrorKind::Unavailable, "the thread of the tiers ended");
+        let (shared, handle) = making.recv().map_err(|_| lost())?.map_err(unavailable)?;
         Ok(Arc::new(Self { shared, handle, close }))
     }
 
     /// What became of pages, tier by tier.
     pub fn counts(&self) -> TierCounts {
-        self.shared.counters.read()
+        TierCounts { waiting_pages: self.shared.uploads.len() as u64, ..self.shared.counters.read() }
     }
 
     /// The near tier.
@@ -116,9 +120,8 @@ async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot:
     };
     let _ = tokio::time::timeout(limit, drained).await;
     uploads.abort();
-    let left = shared.uploads.clear();
+    let left = shared.uploads.close();
     shared.counters.unsent_pages.fetch_add(left as u64, Ordering::Relaxed);
-    shared.counters.waiting_pages.store(0, Ordering::Relaxed);
     if left > 0 {
         tracing::warn!(pages = left, "pages did not reach the far tier before the storage was closed");
     }

@@ -51,6 +51,8 @@ async fn keep(shared: &Arc<Shared>, near: Part, pages: &Names, answer: &mut Page
     // equal keys.
     let keys: Vec<PageKey> = pages.iter().map(|(key, _)| *key).collect();
     let there: Option<Vec<bool>> = shared.near.exists_now(&keys).and_then(Result::ok);
+    let epoch = shared.epoch();
+    let storing = shared.storing.begin(keys);
     let mut first: HashMap<PageKey, usize> = HashMap::new();
     let mut refused = Part::new(Tier::Far);
     for (i, outcome, memory) in near.store(&*shared.near, StoreOptions::default()).await {
@@ -60,7 +62,10 @@ async fn keep(shared: &Arc<Shared>, near: Part, pages: &Names, answer: &mut Page
             shared.absent.forget(key);
             if let Some(memory) = &memory {
                 let is_first = *first.entry(*key).or_insert(i) == i;
-                let fresh = is_first && there.as_ref().is_some_and(|there| !there[i]);
+                // Nor where another store of the key, or something that takes it away, came in between.
+                let fresh = there.as_ref().is_some_and(|there| !there[i])
+                    && shared.still_holds(epoch)
+                    && !shared.storing.contested(key);
                 if is_first {
                     send(shared, *key, name.clone(), memory, fresh);
                 }
@@ -78,6 +83,7 @@ async fn keep(shared: &Arc<Shared>, near: Part, pages: &Names, answer: &mut Page
         answer.outcomes[i] = outcome;
         answer.memory[i] = memory;
     }
+    drop(storing);
     for (i, outcome, memory) in store_far(shared, refused, false).await {
         if outcome.is_done() {
             answer.outcomes[i] = outcome;
@@ -96,6 +102,8 @@ async fn overwrite(shared: &Arc<Shared>, far: Part, pages: &Names, answer: &mut 
         shared.sent.forget(key);
     }
     let mut near = Part::new(Tier::Near);
+    // Replaced there and not here: what is here is the old page.
+    let mut stale = Vec::new();
     for (i, outcome, memory) in store_far(shared, far, true).await {
         let (key, name) = &pages[i];
         shared.absent.forget(key);
@@ -105,18 +113,31 @@ async fn overwrite(shared: &Arc<Shared>, far: Part, pages: &Names, answer: &mut 
             Some(memory) if replaced => {
                 if let Err(error) = near.push(i, *key, memory, name.clone()) {
                     answer.outcomes[i] = Outcome::Failed(error);
+                    stale.push(i);
                 }
             }
-            memory => answer.memory[i] = memory,
+            memory => {
+                answer.memory[i] = memory;
+                if replaced {
+                    stale.push(i);
+                }
+            }
         }
     }
     for (i, outcome, memory) in near.store(&*shared.near, StoreOptions { overwrite: true }).await {
         answer.memory[i] = memory;
-        if outcome.is_done() {
-            count(&shared.counters.near_stored_pages);
-        } else if let Err(error) = shared.near.delete(&[pages[i].0]).await {
-            answer.outcomes[i] = Outcome::Failed(error);
+        match outcome.is_done() {
+            true => count(&shared.counters.near_stored_pages),
+            false => stale.push(i),
         }
+    }
+    for i in stale {
+        let deleted = shared.near.delete(&[pages[i].0]).await;
+        let error = match deleted.as_deref() {
+            Ok([Outcome::Failed(error)]) | Err(error) => error.clone(),
+            Ok(_) => continue,
+        };
+        answer.outcomes[i] = Outcome::Failed(error);
     }
 }
 

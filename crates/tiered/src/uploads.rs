@@ -1,11 +1,10 @@
 //! Pages on their way to the far tier.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::Ordering;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hicache_core::{Outcome, PageKey, StoreOptions};
+use hicache_core::{ErrorKind, Outcome, PageKey, StoreOptions};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::counts::{add, count};
@@ -18,6 +17,9 @@ use crate::staging::Staged;
 const MOST_TRIES: u32 = 4;
 /// How long to wait where there was no memory for a single page of a batch, or the far tier is cut off.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Places of removed pages that the order may hold, besides as many as pages wait.
+const SKIPPED: usize = 1024;
 
 /// A page that waits for the far tier.
 #[derive(Debug)]
@@ -43,6 +45,8 @@ pub(crate) struct Uploads {
 struct Queue {
     order: VecDeque<PageKey>,
     pages: HashMap<PageKey, Waiting>,
+    /// Nothing is taken in any more.
+    closed: bool,
 }
 
 impl Uploads {
@@ -54,9 +58,12 @@ impl Uploads {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a page, if there is room; one that waits already stays as it is.
+    /// Adds a page, if there is room and it is not closed; one that waits already stays as it is.
     pub(crate) fn push(&self, key: PageKey, page: Waiting) -> bool {
         let mut queue = self.lock();
+        if queue.closed {
+            return false;
+        }
         if !queue.pages.contains_key(&key) {
             if queue.pages.len() >= self.most {
                 return false;
@@ -73,13 +80,27 @@ impl Uploads {
     }
 
     pub(crate) fn remove(&self, key: &PageKey) {
-        // Its place in the order stays, and is skipped.
-        self.lock().pages.remove(key);
+        let mut queue = self.lock();
+        let Queue { order, pages, .. } = &mut *queue;
+        // Its place in the order stays, and is skipped; but such places must not pile up.
+        if pages.remove(key).is_some() && order.len() > 2 * pages.len() + SKIPPED {
+            let mut seen = HashSet::new();
+            order.retain(|key| pages.contains_key(key) && seen.insert(*key));
+        }
     }
 
-    pub(crate) fn clear(&self) -> usize {
-        let queue = std::mem::take(&mut *self.lock());
-        queue.pages.len()
+    pub(crate) fn clear(&self) {
+        let mut queue = self.lock();
+        queue.order.clear();
+        queue.pages.clear();
+    }
+
+    /// Takes nothing in any more. How many pages waited.
+    pub(crate) fn close(&self) -> usize {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.order.clear();
+        std::mem::take(&mut queue.pages).len()
     }
 
     /// Somebody who waits for pages shall look again.
@@ -95,10 +116,6 @@ impl Uploads {
             if let Some(page) = queue.pages.remove(&key) {
                 taken.push((key, page));
             }
-        }
-        // Removed pages leave their places behind; they must not grow without a bound.
-        if queue.pages.is_empty() {
-            queue.order.clear();
         }
         taken
     }
@@ -126,26 +143,30 @@ pub(crate) async fn upload(shared: &Arc<Shared>) {
         }
         if !shared.link.is_up() {
             // Somebody asks the far tier when it is time; here that must not depend on calls that come in.
-            let key = shared.uploads.lock().order.front().copied();
-            key.into_iter().for_each(|key| shared.try_far(key));
+            shared.try_far();
             tokio::time::sleep(PAUSE).await;
             continue;
         }
         shared.uploads.running.send_modify(|running| *running += 1);
-        let batch = shared.uploads.take(shared.config.batch_pages);
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
-            send_batch(&shared, batch).await;
-            shared.counters.waiting_pages.store(shared.uploads.len() as u64, Ordering::Relaxed);
+            send_batch(&shared).await;
             shared.uploads.running.send_modify(|running| *running -= 1);
             drop(permit);
         });
+        // It takes its pages, unless it must wait.
+        tokio::task::yield_now().await;
     }
 }
 
-async fn send_batch(shared: &Arc<Shared>, mut batch: Vec<(PageKey, Waiting)>) {
-    // Whatever deletes or replaces a page waits until this batch is done, so that it can't come back.
-    let gate = shared.gate.read().await;
+async fn send_batch(shared: &Arc<Shared>) {
+    // Whatever deletes or replaces a page waits until this batch is done, so that it can't come back; and what is taken
+    // from the queue before the gate is open is where nobody finds it who takes pages away.
+    let gate = shared.gate().await;
+    let mut batch = shared.uploads.take(shared.config.batch_pages);
+    if batch.is_empty() {
+        return;
+    }
     read_near(shared, &mut batch).await;
     let mut part = Part::new(Tier::Far);
     let (mut keys, mut slots) = (Vec::new(), Vec::new());
@@ -153,7 +174,9 @@ async fn send_batch(shared: &Arc<Shared>, mut batch: Vec<(PageKey, Waiting)>) {
     for (key, mut page) in batch {
         let Some((memory, slot)) = page.staged.take().map(Staged::into_parts) else {
             unstaged += 1;
-            shared.uploads.push(key, page);
+            if !shared.uploads.push(key, page) {
+                count(&shared.counters.unsent_pages);
+            }
             continue;
         };
         slots.push(slot);
@@ -208,6 +231,9 @@ async fn read_near(shared: &Arc<Shared>, batch: &mut Vec<(PageKey, Waiting)>) {
             Some(memory) if outcome.is_done() => batch[i].1.staged = Some(Staged::of(memory, slot)),
             memory => {
                 drop(memory);
+                if outcome.error().is_some_and(|error| error.kind() == ErrorKind::Corrupt) {
+                    count(&shared.counters.corrupt_pages);
+                }
                 lost.push(i);
             }
         }
@@ -218,4 +244,35 @@ async fn read_near(shared: &Arc<Shared>, batch: &mut Vec<(PageKey, Waiting)>) {
         i += 1;
         !lost.contains(&(i - 1))
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page() -> Waiting {
+        Waiting { bytes: 1, name: None, staged: None, tries: 0 }
+    }
+
+    #[test]
+    fn places_of_removed_pages_do_not_pile_up() {
+        let uploads = Uploads::new(10);
+        let key = |number: u8| PageKey::kv([number; 32]);
+        assert!(uploads.push(key(1), page()));
+        for _ in 0..10_000 {
+            assert!(uploads.push(key(2), page()));
+            uploads.remove(&key(2));
+        }
+        assert!(uploads.lock().order.len() <= SKIPPED + 3, "{}", uploads.lock().order.len());
+        assert_eq!(uploads.take(5).iter().map(|(key, _)| *key).collect::<Vec<_>>(), [key(1)]);
+    }
+
+    #[test]
+    fn nothing_is_taken_in_after_close() {
+        let uploads = Uploads::new(10);
+        assert!(uploads.push(PageKey::kv([1; 32]), page()));
+        assert_eq!(uploads.close(), 1);
+        assert!(!uploads.push(PageKey::kv([2; 32]), page()));
+        assert_eq!(uploads.len(), 0);
+    }
 }

@@ -1,76 +1,14 @@
 //! What the tiers do for each other, and what they do not let each other suffer.
 
+mod fixture;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hicache_core::{
-    Access, Direction, ErrorKind, MemoryStorage, Outcome, PageBatch, PageKey, PageRequest, Region,
-    Registration, Storage, StoreOptions,
-};
-use hicache_testkit::{Content, FaultPlan, FaultyStorage, StorageFault, numbered_key};
+use fixture::{Ground, PAGE, done, eventually};
+use hicache_core::{Direction, ErrorKind, MemoryStorage, Outcome, PageKey, Storage};
+use hicache_testkit::{FaultPlan, StorageFault, numbered_key};
 use hicache_tiered::{Tiered, TieredConfig};
-
-const PAGE: usize = 8192;
-
-struct Ground {
-    near: Arc<MemoryStorage>,
-    /// What the far tier really has, whatever the faults before it say.
-    bucket: Arc<MemoryStorage>,
-    far: Arc<FaultyStorage>,
-    tiered: Arc<Tiered>,
-    registration: Registration,
-}
-
-impl Ground {
-    fn new(config: TieredConfig) -> Self {
-        Self::over(Arc::new(MemoryStorage::new()), Arc::new(MemoryStorage::new()), config)
-    }
-
-    fn over(near: Arc<MemoryStorage>, bucket: Arc<MemoryStorage>, config: TieredConfig) -> Self {
-        let far = FaultyStorage::new(bucket.clone(), FaultPlan::none());
-        let tiered = Tiered::open(near.clone(), far.clone(), config).unwrap();
-        let registration = tiered.register(&Region::allocate(64, PAGE).unwrap()).unwrap();
-        Self { near, bucket, far, tiered, registration }
-    }
-
-    async fn store(&self, numbers: std::ops::Range<u64>, version: u64, overwrite: bool) -> PageBatch {
-        let request = |(slot, number)| {
-            let key = numbered_key(number);
-            let mut memory = self.registration.page(slot, PAGE, Access::Write).unwrap();
-            Content::new(&key, version, PAGE).fill(&mut memory).unwrap();
-            PageRequest::new(key, memory)
-        };
-        let requests = numbers.enumerate().map(request).collect();
-        self.tiered.store(requests, StoreOptions { overwrite }).await
-    }
-
-    async fn load(&self, numbers: std::ops::Range<u64>, version: u64) -> Vec<Outcome> {
-        let request = |(slot, number)| {
-            let memory = self.registration.page(slot, PAGE, Access::Write).unwrap();
-            PageRequest::new(numbered_key(number), memory)
-        };
-        let batch = self.tiered.load(numbers.clone().enumerate().map(request).collect()).await;
-        for (i, number) in numbers.enumerate() {
-            if batch.outcomes[i].is_done() {
-                let memory = batch.memory[i].as_ref().unwrap();
-                Content::new(&numbered_key(number), version, PAGE).check_page(memory).unwrap().unwrap();
-            }
-        }
-        batch.outcomes
-    }
-}
-
-fn done(outcomes: &[Outcome]) -> usize {
-    outcomes.iter().filter(|outcome| outcome.is_done()).count()
-}
-
-async fn eventually(what: &str, mut met: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !met() {
-        assert!(Instant::now() < until, "{what}: not within 10 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 #[tokio::test]
 async fn what_is_stored_reaches_both_and_what_is_read_fills_the_near_one() {

@@ -26,6 +26,12 @@ pub(crate) fn check(settings: &Settings, layers: &Layers) -> Result<()> {
         let wrong = format!("must be at least {least}: {FEWEST_PAGES} pages of page_bytes = {page}");
         return refuse("capacity_bytes", &wrong);
     }
+    if settings.obj_s3.kms_key.is_some() && settings.obj_s3.encryption != "kms" {
+        return refuse(
+            "obj_s3.kms_key",
+            "is a key for obj_s3.encryption = kms, which is not set; set it, or leave the key out",
+        );
+    }
     settings.namespace.as_ref().map_or(Ok(()), |namespace| namespace.validate())
 }
 

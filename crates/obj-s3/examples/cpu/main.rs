@@ -7,6 +7,7 @@ mod clients;
 mod server;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -21,12 +22,23 @@ fn cpu_time() -> Duration {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "serve") {
-        return server::serve();
+        return server::serve(arguments.get(1).map(Path::new));
     }
     let number = |i: usize, default| arguments.get(i).and_then(|text| text.parse().ok()).unwrap_or(default);
     let (rounds, operations) = (number(0, 9), number(1, 256));
+    let directory = tempfile::tempdir().expect("a directory");
+    let ca_file = directory.path().join("ca.pem");
+    for (name, ca_file) in [("HTTP", None), ("TLS", Some(ca_file.as_path()))] {
+        println!("\n{name}\n");
+        measure(ca_file, rounds, operations);
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "it prints its result")]
+fn measure(ca_file: Option<&Path>, rounds: usize, operations: usize) {
     let mut serving = Command::new(std::env::current_exe().expect("this program"))
         .arg("serve")
+        .args(ca_file)
         .stdout(Stdio::piped())
         .stdin(Stdio::piped())
         .spawn()
@@ -37,14 +49,16 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let mut taken: BTreeMap<(usize, Operation, &'static str), Vec<f64>> = BTreeMap::new();
+    let mut taken: BTreeMap<(Operation, usize, &'static str), Vec<f64>> = BTreeMap::new();
     for bytes in [64 << 10, 512 << 10, 2 << 20] {
-        let clients = runtime.block_on(clients::all(port, bytes));
-        for _ in 0..rounds {
+        let clients = runtime.block_on(clients::all(port, ca_file, bytes));
+        for round in 0..=rounds {
             for client in &clients {
                 for operation in [Operation::Put, Operation::Get, Operation::Head] {
-                    if let Some(time) = one(&runtime, client, operation, operations) {
-                        taken.entry((bytes, operation, client.name())).or_default().push(time);
+                    let time = one(&runtime, client, operation, operations);
+                    // The first round makes connections.
+                    if let Some(time) = time.filter(|_| round > 0) {
+                        taken.entry((operation, bytes, client.name())).or_default().push(time);
                     }
                 }
             }
@@ -58,7 +72,7 @@ fn main() {
     println!(
         "| operation | bytes | client | CPU µs, median of {rounds} | least | most |\n|---|---|---|---|---|---|"
     );
-    for ((bytes, operation, name), mut times) in taken {
+    for ((operation, bytes, name), mut times) in taken {
         times.sort_by(f64::total_cmp);
         let (least, most) = (times[0], times[times.len() - 1]);
         println!(

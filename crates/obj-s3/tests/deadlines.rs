@@ -1,0 +1,77 @@
+//! How long anything may take, and whose fault it is that it takes longer.
+
+mod fixture;
+
+use std::time::{Duration, Instant};
+
+use fixture::{Fault, Ground, Server, config, done};
+use hicache_core::{ErrorKind, Storage};
+use http::Method;
+
+/// Bytes were flowing when the time of the batch was over: the pages are late, and the endpoint is as good as before.
+#[tokio::test]
+async fn a_deadline_is_no_fault_of_the_endpoint() {
+    let server = Server::start().await;
+    let mut config = config(&[&server]);
+    config.load_timeout_ms = 800;
+    let ground = Ground::open(config).await;
+    ground.store(0..32).await;
+    server.fail_gets(Fault::Drip(Duration::from_millis(50)));
+    let outcomes = ground.load(0..32).await;
+    let late = |outcome: &hicache_core::Outcome| outcome.error().unwrap().kind() == ErrorKind::Timeout;
+    assert!(outcomes.iter().all(late), "{outcomes:?}");
+    assert_eq!(ground.storage.stat().breaker_opened, 0);
+    server.heal();
+    assert_eq!(done(&ground.load(0..32).await), 32);
+}
+
+/// An endpoint that never says anything is found out all the same, also by loads that have hardly any time.
+#[tokio::test]
+async fn an_endpoint_that_says_nothing_is_left_alone_however_short_the_time() {
+    let server = Server::start().await;
+    let mut config = config(&[&server]);
+    (config.load_timeout_ms, config.stall_timeout_ms) = (200, 1000);
+    let ground = Ground::open(config).await;
+    ground.store(0..8).await;
+    server.fail_gets(Fault::Late(Duration::from_secs(60)));
+    assert_eq!(done(&ground.load(0..8).await), 0);
+    assert_eq!(ground.storage.stat().breaker_opened, 1);
+}
+
+/// Stores of one key wait for each other, and no longer than each of them may take.
+#[tokio::test]
+async fn stores_of_one_key_do_not_add_up() {
+    let server = Server::start().await;
+    let mut config = config(&[&server]);
+    config.store_timeout_ms = 900;
+    let ground = Ground::open(config).await;
+    let others = [ground.beside(), ground.beside(), ground.beside()];
+    server.fail(|method, path| {
+        (*method == Method::PUT && path.ends_with(".kv")).then_some(Fault::Late(Duration::from_secs(60)))
+    });
+    let begun = Instant::now();
+    let stores = others.iter().map(|ground| ground.try_store(0..1, 1, false));
+    for batch in futures::future::join_all(stores).await {
+        assert!(batch.outcomes[0].error().is_some() && batch.memory[0].is_some(), "{batch:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
+}
+
+/// A 503 that is not the store's own may be one of a balancer with nothing behind it: that is left alone.
+#[tokio::test]
+async fn an_empty_load_balancer_is_left_alone() {
+    let server = Server::start().await;
+    let mut config = config(&[&server]);
+    config.load_timeout_ms = 500;
+    let ground = Ground::open(config).await;
+    ground.store(0..8).await;
+    server.fail_gets(Fault::Strange(503, "<html>no server is available</html>"));
+    assert_eq!(done(&ground.load(0..8).await), 0);
+    assert_eq!(ground.storage.stat().breaker_opened, 1);
+    server.heal();
+    let until = Instant::now() + Duration::from_secs(5);
+    while done(&ground.load(0..8).await) < 8 {
+        assert!(Instant::now() < until, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
