@@ -71,7 +71,7 @@ impl Worker {
             said,
             commands: VecDeque::new(),
             batches: Batches::default(),
-            turns: Turns::default(),
+            turns: Turns::new(Instant::now()),
             paused: Vec::new(),
             unregistered: VecDeque::new(),
             rounds_since_registering: 0,
@@ -177,9 +177,9 @@ impl Worker {
                 if due <= now { self.start(operation) } else { self.paused.push((due, operation)) }
             }
         }
-        let depth = self.ring.depth();
+        let (depth, now) = (self.ring.depth(), Instant::now());
         while self.ring.has_room()
-            && let Some((direction, number)) = self.turns.next(depth)
+            && let Some((direction, number)) = self.turns.next(depth, now)
         {
             let Some((position, extent)) = self.batches.get(number).and_then(Batch::take_next) else {
                 self.turns.pop(direction);
@@ -191,7 +191,7 @@ impl Worker {
                 continue;
             };
             let file = Arc::clone(&token.file);
-            self.turns.started(direction);
+            self.turns.started(direction, now);
             self.start(Operation::new(URING, direction, (number, position), extent, file));
             // So that nothing seems to wait when all has been started.
             if self.batches.get(number).is_none_or(|batch| batch.is_exhausted()) {
@@ -251,19 +251,22 @@ impl Worker {
         let nearest = self.ring.operations().filter_map(|op| Some(batches.get(op.batch)?.unfinished()));
         let nearest = nearest.min().unwrap_or(1);
         let low = self.ring.depth() / 8;
-        // With nothing to refill it with, there is nothing to get up for before the end.
-        let many =
-            if self.turns.is_empty(self.ring.depth()) || flying <= low { flying } else { flying - low };
+        let (depth, now) = (self.ring.depth(), Instant::now());
+        // With nothing to refill it with, there is nothing to get up for before the end. What is held back beside reads
+        // waits until those have ended, or hang.
+        let refills = self.turns.next(depth, now).is_some();
+        let until_free = self.turns.held_for(depth, now);
+        let many = if refills && flying > low { flying - low } else { flying };
         let want = if self.pace.stalled { 1 } else { many.min(nearest).max(1) };
         let may_start_more = self.ring.has_room() && self.intake == Intake::Open;
         let most = if may_start_more { LEAST_PATIENCE } else { MOST_PATIENCE };
         let patience = (want > 1).then(|| self.pace.patience(want).min(most));
-        (want, patience.into_iter().chain(until_due).min())
+        (want, patience.into_iter().chain(until_due).chain(until_free).min())
     }
 
     /// Handles every event that is there; the number of operations among them.
     fn take_events(&mut self) -> usize {
-        let mut ended = 0;
+        let (mut ended, now) = (0, Instant::now());
         while let Some(event) = self.ring.next() {
             match event {
                 Event::Woken => self.pace.stalled = false,
@@ -274,7 +277,7 @@ impl Worker {
                         Step::After(pause) => self.paused.push((Instant::now() + pause, operation)),
                         Step::Finished(outcome) => {
                             let Operation { batch, position, direction, extent, .. } = operation;
-                            self.turns.ended(direction);
+                            self.turns.ended(direction, now);
                             self.finish(batch, position, outcome, extent);
                         }
                     }

@@ -142,3 +142,34 @@ async fn files_are_closed_and_memory_is_unpinned_when_close_returns() {
         assert_eq!(rustix::io::read(&reading, &mut [0]), Ok(0));
     }
 }
+
+#[tokio::test]
+async fn what_hangs_on_one_disk_keeps_no_write_from_another() {
+    let Some(engine) = engine(1) else { return };
+    let region = Region::allocate(4, 4096).unwrap();
+    let registration = engine.register(&region).unwrap();
+    let extent = |file: &hicache_core::EngineFile, slot, access| {
+        let memory = registration.page(slot, 4096, access).unwrap();
+        vec![Extent { file: file.clone(), offset: 0, memory }]
+    };
+    let pipe = || {
+        let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        (File::from(reading), File::from(writing))
+    };
+    // Nothing comes out of the one, and nothing more fits the other.
+    let ((empty, feeds), (drains, full)) = (pipe(), pipe());
+    rustix::pipe::fcntl_setpipe_size(&full, 4096).unwrap();
+    rustix::io::write(&full, &[0; 4096]).unwrap();
+    let attach = |file, name| engine.attach(Arc::new(file), Path::new(name)).unwrap();
+    let (empty, full) = (attach(empty, "empty"), attach(full, "full"));
+    let file = attach(tempfile::tempfile().unwrap(), "file");
+    let read = engine.submit(Direction::Read, extent(&empty, 0, Access::Write));
+    let stuck = engine.submit(Direction::Write, extent(&full, 1, Access::Read));
+    // Of a ring of four a quarter is for writes while something is read.
+    let write = engine.submit(Direction::Write, extent(&file, 2, Access::Read));
+    let done = tokio::time::timeout(Duration::from_secs(10), write).await.expect("it is held back for ever");
+    assert_eq!(*done.outcomes[0].as_ref().unwrap(), 4096);
+    drop((feeds, drains));
+    drop((read.await, stuck.await, done));
+    assert_eq!(region.leases(), 0);
+}

@@ -145,7 +145,8 @@ async fn load_once(
                 continue;
             }
         }
-        let batch = parts::Batch { page_bytes: moves[0].memory.bytes(), alone: shared.is_alone() };
+        let bytes = moves.iter().map(|page| page.memory.bytes()).sum();
+        let batch = parts::Batch { bytes, alone: shared.is_alone() };
         let LoadParts { first, held: rest } = parts::of_load(moves, batch);
         first.into_iter().for_each(|part| flights.push(fly(number, part)));
         // Of several volumes the others are what moves meanwhile.

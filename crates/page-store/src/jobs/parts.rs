@@ -13,8 +13,8 @@ const MOST_PART_PAGES: usize = 128;
 /// How pages are to move.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batch {
-    /// Length of a page.
-    pub(super) page_bytes: usize,
+    /// Bytes of all its pages.
+    pub(super) bytes: usize,
     /// Whether it is the only batch under way.
     pub(super) alone: bool,
 }
@@ -34,23 +34,22 @@ pub(super) struct LoadParts<T> {
 /// have in the queue when all of it has ended: so the end of a long batch is held back, and moves while the second half
 /// is verified.
 pub(super) fn of_load<T>(pages: Vec<T>, batch: Batch) -> LoadParts<T> {
-    let whole = pages.len() * batch.page_bytes;
-    if !batch.alone || whole < WORTH_PARTS_BYTES {
+    if !batch.alone || batch.bytes < WORTH_PARTS_BYTES {
         return LoadParts { first: cut(pages, &[]), held: Vec::new() };
     }
     let mut pages = pages;
     let half = pages.len().min(MOST_PART_PAGES) / 2;
     let held =
-        if whole >= WORTH_HOLDING_BYTES { pages.split_off(pages.len() - half / 4) } else { Vec::new() };
+        if batch.bytes >= WORTH_HOLDING_BYTES { pages.split_off(pages.len() - half / 4) } else { Vec::new() };
     LoadParts { first: cut(pages, &[half]), held }
 }
 
 /// The parts of a store, each of which is summed while those before it are written; nothing moves during the first.
 pub(super) fn of_store<T>(pages: Vec<T>, batch: Batch) -> Vec<Vec<T>> {
-    if !batch.alone || pages.len() * batch.page_bytes < WORTH_PARTS_BYTES {
+    if !batch.alone || batch.bytes < WORTH_PARTS_BYTES {
         return cut(pages, &[]);
     }
-    let sixteenth = pages.len().min(MOST_PART_PAGES) / 16;
+    let sixteenth = (pages.len().min(MOST_PART_PAGES) / 16).max(1);
     cut(pages, &[sixteenth, 3 * sixteenth])
 }
 
@@ -70,8 +69,8 @@ fn cut<T>(mut pages: Vec<T>, lengths: &[usize]) -> Vec<Vec<T>> {
 mod tests {
     use super::*;
 
-    fn batch(page_bytes: usize, alone: bool) -> Batch {
-        Batch { page_bytes, alone }
+    fn batch(bytes: usize, alone: bool) -> Batch {
+        Batch { bytes, alone }
     }
 
     fn lengths<T>(parts: &[Vec<T>]) -> Vec<usize> {
@@ -82,7 +81,7 @@ mod tests {
     fn parts_are_the_whole_in_order() {
         for (count, bytes) in [(0, 1), (1, 1), (1, 1 << 21), (7, 1 << 20), (128, 1 << 19), (1000, 4096)] {
             for alone in [true, false] {
-                let batch = batch(bytes, alone);
+                let batch = batch(count * bytes, alone);
                 let whole: Vec<usize> = (0..count).collect();
                 let LoadParts { mut first, held } = of_load(whole.clone(), batch);
                 assert!(held.is_empty() || !first.is_empty());
@@ -98,15 +97,16 @@ mod tests {
 
     #[test]
     fn what_nothing_hides_is_small() {
-        let load = |bytes, alone| {
-            let LoadParts { first, held } = of_load(vec![(); 128], batch(bytes, alone));
+        let load = |bytes: usize, alone| {
+            let LoadParts { first, held } = of_load(vec![(); 128], batch(128 * bytes, alone));
             (lengths(&first), held.len())
         };
         assert_eq!(load(1 << 19, true), (vec![64, 48], 16));
         assert_eq!(load(1 << 16, true), (vec![64, 64], 0));
         assert_eq!(load(1 << 12, true), (vec![128], 0));
         assert_eq!(load(1 << 19, false), (vec![128], 0));
-        assert_eq!(lengths(&of_store(vec![(); 128], batch(1 << 19, true))), [8, 24, 96]);
-        assert_eq!(lengths(&of_store(vec![(); 128], batch(1 << 19, false))), [128]);
+        assert_eq!(lengths(&of_store(vec![(); 128], batch(1 << 26, true))), [8, 24, 96]);
+        assert_eq!(lengths(&of_store(vec![(); 8], batch(1 << 26, true))), [1, 3, 4]);
+        assert_eq!(lengths(&of_store(vec![(); 128], batch(1 << 26, false))), [128]);
     }
 }

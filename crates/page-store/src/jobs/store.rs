@@ -254,8 +254,8 @@ async fn store_wave(
             Commit { key: page.key, pool: 0, slot, bytes: page.bytes, checksum: 0, name: page.name, segment };
         commits.push((page.at, commit));
     }
-    let bytes = moves.first().map_or(0, |page| page.memory.bytes());
-    let batch = parts::Batch { page_bytes: bytes, alone: shared.is_alone() };
+    let bytes = moves.iter().map(|page| page.memory.bytes()).sum();
+    let batch = parts::Batch { bytes, alone: shared.is_alone() };
     let parts = parts::of_store(moves, batch).into_iter().map(|part| write_part(shared, part, progress));
     // Each part is summed when it is first polled, while the parts before it are being written.
     let mut written: Vec<Option<Written>> = commits.iter().map(|_| None).collect();
