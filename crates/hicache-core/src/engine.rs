@@ -99,6 +99,11 @@ impl EngineFile {
         self.0.owner
     }
 
+    /// Whether the two are clones of one another.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The file as it was attached, opened for buffered reading and writing.
     pub fn file(&self) -> &Arc<File> {
         &self.0.file

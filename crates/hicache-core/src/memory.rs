@@ -184,6 +184,15 @@ impl PageMemory {
         Ok(Self { pieces })
     }
 
+    /// Puts the pieces of `next` behind those of this page. Gives `next` back if its access or its owner is another.
+    pub fn append(&mut self, next: Self) -> Option<Self> {
+        if next.access() != self.access() || next.owner() != self.owner() {
+            return Some(next);
+        }
+        self.pieces.extend(next.pieces);
+        None
+    }
+
     /// The pieces in order; never empty.
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces

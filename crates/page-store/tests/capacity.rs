@@ -181,27 +181,51 @@ async fn hits_are_those_of_lru_at_the_slots_that_were_reported() {
     bench.close().await;
 }
 
+/// How a chain is used last, as a whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Stored,
+    Loaded,
+    Asked,
+}
+
 #[tokio::test]
 async fn heads_outlive_tails() {
-    let directory = tempfile::tempdir().unwrap();
-    let bench = Bench::open(limited(directory.path(), 1 << 20)).await;
-    let slots = bench.store.slots(PAGE as u64).unwrap();
-    let chain = pages(0..100);
-    bench.store(&chain).await;
-    for number in 1000.. {
-        bench.store(&[page(number)]).await;
-        // Not asked through the store: that would be a use.
-        let there = bench.store.stat().pages;
-        if number - 1000 + 50 >= slots {
-            assert_eq!(there, slots);
-            break;
+    for last in [Use::Stored, Use::Loaded, Use::Asked] {
+        let directory = tempfile::tempdir().unwrap();
+        let bench = Bench::open(limited(directory.path(), 1 << 20)).await;
+        let slots = bench.store.slots(PAGE as u64).unwrap();
+        let chain = pages(0..100);
+        if last == Use::Stored {
+            bench.store(&chain).await;
+        } else {
+            // One by one: that alone would let the tail outlive the head.
+            for page in &chain {
+                bench.store(&[*page]).await;
+            }
         }
+        match last {
+            Use::Stored => {}
+            Use::Loaded => bench.load_all(&chain).await,
+            Use::Asked => {
+                assert!(bench.store.exists(&keys(&chain)).await.unwrap().iter().all(|there| *there));
+            }
+        }
+        for number in 1000.. {
+            bench.store(&[page(number)]).await;
+            // Not asked through the store: that would be a use.
+            let there = bench.store.stat().pages;
+            if number - 1000 + 50 >= slots {
+                assert_eq!(there, slots);
+                break;
+            }
+        }
+        let got = bench.load(&chain).await;
+        let left = got.iter().take_while(|got| **got == Got::Version(1)).count();
+        assert!((40..60).contains(&left), "{left} pages left");
+        assert!(got[left..].iter().all(|got| *got == Got::Absent), "a tail outlived a head");
+        bench.close().await;
     }
-    let got = bench.load(&chain).await;
-    let left = got.iter().take_while(|got| **got == Got::Version(1)).count();
-    assert!((40..60).contains(&left), "{left} pages left");
-    assert!(got[left..].iter().all(|got| *got == Got::Absent), "a tail outlived a head");
-    bench.close().await;
 }
 
 #[tokio::test]

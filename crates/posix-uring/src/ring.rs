@@ -127,7 +127,13 @@ impl Ring {
         }
         let mut vectors = self.spare.pop().unwrap_or_default();
         vectors.clear();
-        vectors.extend(operation.segments().map(|(base, bytes)| Vector { base, bytes }));
+        for (base, bytes) in operation.segments() {
+            match vectors.last_mut() {
+                // What lies side by side in memory is one buffer to the kernel, and may be a registered one.
+                Some(last) if last.base.wrapping_add(last.bytes) == base => last.bytes += bytes,
+                _ => vectors.push(Vector { base, bytes }),
+            }
+        }
         let flight = Flight { operation, vectors };
         let entry = flight.entry(self.number).user_data(key as u64);
         self.slots[key] = Some(flight);

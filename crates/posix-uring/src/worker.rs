@@ -250,8 +250,8 @@ impl Worker {
         let batches = &mut self.batches;
         let nearest = self.ring.operations().filter_map(|op| Some(batches.get(op.batch)?.unfinished()));
         let nearest = nearest.min().unwrap_or(1);
-        let low = self.ring.depth() / 8;
         let (depth, now) = (self.ring.depth(), Instant::now());
+        let low = depth / 8;
         // With nothing to refill it with, there is nothing to get up for before the end. What is held back beside reads
         // waits until those have ended, or hang.
         let refills = self.turns.next(depth, now).is_some();

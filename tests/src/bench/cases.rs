@@ -94,6 +94,7 @@ fn spec(work: Work, page_bytes: usize, in_flight: usize) -> Spec {
         direct: true,
         huge: true,
         verify: true,
+        scattered: true,
         directory: std::path::PathBuf::new(),
     }
 }
@@ -139,6 +140,10 @@ pub(super) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for (size, bytes) in PAGES {
         cases.extend(direct(size, bytes));
+    }
+    for in_flight in [1, 4] {
+        let ours = Spec { scattered: false, ..spec(Work::Get, 64 << 10, in_flight) };
+        cases.push(case(format!("get direct 64K x{in_flight}, as stored"), &ours, &[RAW], &[]));
     }
     for depth in [8, 16, 32, 128] {
         let ours = Spec { depth, ..spec(Work::Get, 512 << 10, 4) };

@@ -83,6 +83,9 @@ pub(super) struct Spec {
     /// On huge pages.
     pub(super) huge: bool,
     pub(super) verify: bool,
+    /// The pages of a batch are anywhere in the pool; else they were stored one after another, as those of a prompt are.
+    #[serde(default = "yes")]
+    pub(super) scattered: bool,
     pub(super) directory: PathBuf,
 }
 
@@ -91,4 +94,8 @@ impl Spec {
     pub(super) fn round_bytes(&self) -> u64 {
         self.round_pages * self.page_bytes as u64
     }
+}
+
+fn yes() -> bool {
+    true
 }

@@ -54,8 +54,7 @@ impl Block {
 }
 
 /// What is copied of a page: blocks, in steps that are reported one by one. The blocks of a step are copied in no order,
-/// so their targets shall not overlap. Checked once, and then used for any number
-/// of pages.
+/// so their targets shall not overlap. Checked once, and then used for any number of pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyPlan {
     steps: Vec<Vec<Block>>,

@@ -107,6 +107,7 @@ impl InjectedFaults {
 #[derive(Debug)]
 pub struct FaultyEngine {
     inner: Arc<dyn Engine>,
+    capabilities: EngineCapabilities,
     owner: OnceLock<OwnerId>,
     plan: Mutex<FaultPlan<EngineFault>>,
     shared: Arc<Shared>,
@@ -135,8 +136,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl FaultyEngine {
     /// Wraps `inner`.
     pub fn new(inner: Arc<dyn Engine>, plan: FaultPlan<EngineFault>) -> Arc<Self> {
+        let capabilities = inner.capabilities().clone();
+        Self::with_capabilities(inner, capabilities, plan)
+    }
+
+    /// Wraps `inner`, and says that it takes one piece of memory an operation: then a store does not join pages, and each
+    /// page in one piece is an operation for the plan.
+    pub fn page_by_page(inner: Arc<dyn Engine>, plan: FaultPlan<EngineFault>) -> Arc<Self> {
+        let capabilities = EngineCapabilities { max_pieces: 1, ..inner.capabilities().clone() };
+        Self::with_capabilities(inner, capabilities, plan)
+    }
+
+    fn with_capabilities(
+        inner: Arc<dyn Engine>,
+        capabilities: EngineCapabilities,
+        plan: FaultPlan<EngineFault>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             inner,
+            capabilities,
             owner: OnceLock::new(),
             plan: Mutex::new(plan),
             shared: Arc::new(Shared {
@@ -197,7 +215,7 @@ impl FaultyEngine {
 #[async_trait]
 impl Engine for FaultyEngine {
     fn capabilities(&self) -> &EngineCapabilities {
-        self.inner.capabilities()
+        &self.capabilities
     }
 
     fn register(&self, region: &Arc<Region>) -> Result<Registration> {

@@ -4,6 +4,7 @@ mod breaker;
 mod load;
 mod moves;
 mod parts;
+mod runs;
 mod staging;
 mod store;
 mod volumes;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hicache_core::{
-    Completes, Direction, Engine, EngineCapabilities, Error, ErrorKind, Extent, PageMemory, Piece,
-    Registration, Result,
+    Direction, Engine, EngineCapabilities, Error, ErrorKind, Extent, PageMemory, Piece, Registration, Result,
 };
 
 use smallvec::SmallVec;
 
+use super::runs::submit;
 use super::{EngineRegistrations, Progress, Shared};
 use crate::set::SegmentFile;
 
@@ -232,37 +232,6 @@ fn needs_staging(capabilities: &EngineCapabilities, page: &Move) -> bool {
         || (page.memory.is_foreign() && !capabilities.proves_idle)
         || !aligned(page.offset)
         || pieces.iter().any(|piece| !aligned(piece.lease().address() as u64) || !aligned(piece.len() as u64))
-}
-
-/// One engine batch. A request that fails as a whole is repeated page by page: one bad page costs only itself.
-async fn submit(
-    engine: &dyn Engine,
-    direction: Direction,
-    extents: Vec<Extent>,
-) -> Vec<(Result<u64>, Option<Extent>)> {
-    let count = extents.len();
-    let done = engine.submit(direction, extents).await;
-    let mut results: Vec<_> = done.outcomes.into_iter().zip(done.extents).collect();
-    if engine.capabilities().completes == Completes::PerRequest && count > 1 {
-        // All repeats are under way at once, each a request of its own.
-        let failed = |error: &Error| error.kind() == ErrorKind::Io;
-        let repeats = results.iter_mut().filter_map(|(outcome, extent)| {
-            outcome
-                .as_ref()
-                .is_err_and(failed)
-                .then(|| extent.take())
-                .flatten()
-                .map(|taken| (outcome, extent, taken))
-        });
-        let repeats = repeats.map(|(outcome, extent, taken)| async move {
-            let mut again = engine.submit(direction, vec![taken]).await;
-            if let (Some(second), Some(back)) = (again.outcomes.pop(), again.extents.pop()) {
-                (*outcome, *extent) = (second, back);
-            }
-        });
-        futures::future::join_all(repeats).await;
-    }
-    results
 }
 
 /// The engine's registrations of the pieces of a page that is registered with the store.

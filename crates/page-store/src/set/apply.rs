@@ -125,15 +125,14 @@ impl Applied {
 
     /// Applies a record. Answers what it says about the journal itself: the generation that a seal leads to.
     pub(crate) fn apply(&mut self, record: &Record) -> Option<u64> {
-        // A put, of which there are many, stays where it is: each copy of it waits for the writes before it.
-        if let Record::Put(put) = record {
-            self.sequence = self.sequence.max(put.sequence);
-            self.highest_segment = self.highest_segment.max(Some(put.place.segment));
-            self.put(put);
-            return None;
-        }
         match *record {
-            Record::Header { .. } | Record::SnapshotEnd { .. } | Record::Put(_) => {}
+            Record::Header { .. } | Record::SnapshotEnd { .. } => {}
+            // A put, of which there are many, stays where it is: each copy of it waits for the writes before it.
+            Record::Put(ref put) => {
+                self.sequence = self.sequence.max(put.sequence);
+                self.highest_segment = self.highest_segment.max(Some(put.place.segment));
+                self.put(put);
+            }
             Record::Pool { id, name } => {
                 if !self.catalog.replay_pool(id, name) {
                     self.bad_records += 1;

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 
 use super::Competitor;
 use super::memory::Memory;
-use super::order::Shuffled;
+use super::order::Order;
 use crate::bench::Problem;
 use crate::bench::measure::{Measure, Stopwatch};
 use crate::bench::spec::{Spec, Work};
@@ -44,7 +44,7 @@ pub(super) struct Files {
     spec: Spec,
     directories: Directories,
     memory: Memory,
-    order: Shuffled,
+    order: Order,
     /// Pages from here on are not there.
     next: u64,
     /// Pages below this were removed.
@@ -55,7 +55,7 @@ impl Files {
     pub(super) fn prepare(spec: &Spec) -> Result<Self, Problem> {
         let memory = Memory::new(spec)?;
         let directories = Directories::make(spec)?;
-        let order = Shuffled::new(spec.pages);
+        let order = Order::shuffled(spec.pages);
         let mut files = Self { spec: spec.clone(), directories, memory, order, next: 0, first: 0 };
         if spec.work != Work::FirstFill {
             while files.next < spec.pages {

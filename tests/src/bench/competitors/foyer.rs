@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::Competitor;
 use super::memory::Memory;
-use super::order::{Shuffled, noise};
+use super::order::{Order, noise};
 use crate::bench::Problem;
 use crate::bench::measure::{Measure, Stopwatch};
 use crate::bench::spec::Spec;
@@ -24,7 +24,7 @@ pub(super) struct Foyer {
     runtime: Runtime,
     cache: HybridCache<u64, Vec<u8>>,
     memory: Memory,
-    order: Shuffled,
+    order: Order,
 }
 
 impl Foyer {
@@ -62,7 +62,7 @@ impl Foyer {
             }
         }
         runtime.block_on(cache.storage().wait());
-        let (memory, order) = (Memory::new(spec)?, Shuffled::new(spec.pages));
+        let (memory, order) = (Memory::new(spec)?, Order::shuffled(spec.pages));
         Ok(Self { spec: spec.clone(), runtime, cache, memory, order })
     }
 }

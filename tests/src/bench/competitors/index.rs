@@ -8,7 +8,7 @@ use hicache_core::{PageKey, Storage};
 use hicache_testkit::numbered_key;
 
 use super::Competitor;
-use super::order::Shuffled;
+use super::order::Order;
 use super::store::Bench;
 use crate::bench::Problem;
 use crate::bench::measure::{Measure, Stopwatch};
@@ -22,14 +22,14 @@ const CALLS: usize = 20;
 /// Calls of `exists`, for pages that are there.
 pub(super) struct Exists {
     bench: Bench,
-    order: Shuffled,
+    order: Order,
 }
 
 impl Exists {
     pub(super) fn prepare(spec: &Spec) -> Result<Self, Problem> {
         let mut bench = Bench::open(spec, spec.pages * 2)?;
         bench.fill(spec.pages)?;
-        Ok(Self { bench, order: Shuffled::new(spec.pages) })
+        Ok(Self { bench, order: Order::shuffled(spec.pages) })
     }
 }
 

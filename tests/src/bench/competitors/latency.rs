@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures::future::{Either, select};
 
 use super::Competitor;
-use super::order::Shuffled;
+use super::order::Order;
 use super::store::{Bench, Way};
 use crate::bench::Problem;
 use crate::bench::measure::{Measure, Stopwatch, quantile};
@@ -17,7 +17,7 @@ const BATCHES: usize = 100;
 /// One lane reads, all others write.
 pub(super) struct Latency {
     bench: Bench,
-    order: Shuffled,
+    order: Order,
 }
 
 impl Latency {
@@ -26,7 +26,7 @@ impl Latency {
         // Full, every slot written: what comes now takes the place of something. The pages that are read are used all the
         // time, so it is others that go.
         bench.fill(spec.pages * 3 / 2)?;
-        Ok(Self { bench, order: Shuffled::new(spec.pages) })
+        Ok(Self { bench, order: Order::shuffled(spec.pages) })
     }
 
     /// Pages that are there: written anew if they were evicted meanwhile.

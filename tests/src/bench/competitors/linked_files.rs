@@ -11,7 +11,7 @@ use io_uring::{IoUring, opcode, types};
 use super::Competitor;
 use super::files::{Directories, cache_flags};
 use super::memory::Memory;
-use super::order::Shuffled;
+use super::order::Order;
 use crate::bench::Problem;
 use crate::bench::measure::{Measure, Stopwatch};
 use crate::bench::spec::{Spec, Work};
@@ -25,7 +25,7 @@ pub(super) struct LinkedFiles {
     ring: IoUring,
     directories: Directories,
     memory: Memory,
-    order: Shuffled,
+    order: Order,
     next: u64,
     first: u64,
 }
@@ -40,7 +40,7 @@ impl LinkedFiles {
             ring,
             directories: Directories::make(spec)?,
             memory,
-            order: Shuffled::new(spec.pages),
+            order: Order::shuffled(spec.pages),
             next: 0,
             first: 0,
         };

@@ -3,15 +3,22 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// All numbers below a limit in no order, again and again.
+use crate::bench::spec::Spec;
+
+/// All numbers below a limit, again and again.
 #[derive(Debug)]
-pub(super) struct Shuffled {
+pub(super) struct Order {
     numbers: Vec<u64>,
     at: usize,
 }
 
-impl Shuffled {
-    pub(super) fn new(limit: u64) -> Self {
+impl Order {
+    /// As `spec` has it.
+    pub(super) fn new(spec: &Spec, limit: u64) -> Self {
+        if spec.scattered { Self::shuffled(limit) } else { Self { numbers: (0..limit).collect(), at: 0 } }
+    }
+
+    pub(super) fn shuffled(limit: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(limit);
         let mut numbers: Vec<u64> = (0..limit).collect();
         for last in (1..numbers.len()).rev() {

@@ -14,7 +14,7 @@ use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use super::Competitor;
 use super::files::cache_flags;
 use super::memory::Memory;
-use super::order::Shuffled;
+use super::order::Order;
 use crate::bench::Problem;
 use crate::bench::measure::{Measure, Stopwatch};
 use crate::bench::spec::{Spec, Work};
@@ -28,7 +28,7 @@ pub(super) struct RawRing {
     /// The number of the file, and the offset.
     slots: Vec<(usize, u64)>,
     path: PathBuf,
-    order: Shuffled,
+    order: Order,
 }
 
 impl RawRing {
@@ -47,7 +47,7 @@ impl RawRing {
             files: Vec::new(),
             slots: Vec::new(),
             path,
-            order: Shuffled::new(0),
+            order: Order::shuffled(0),
         };
         raw.with_files()
     }
@@ -65,7 +65,7 @@ impl RawRing {
                 }
             }
         }
-        self.order = Shuffled::new(self.slots.len() as u64);
+        self.order = Order::new(&spec, self.slots.len() as u64);
         Ok(self)
     }
 

@@ -10,7 +10,7 @@ use hicache_testkit::numbered_key;
 use tokio::runtime::Runtime;
 
 use super::Competitor;
-use super::order::{Shuffled, noise};
+use super::order::{Order, noise};
 use crate::bench::Problem;
 use crate::bench::measure::{Measure, Stopwatch};
 use crate::bench::spec::{Spec, Work};
@@ -136,7 +136,7 @@ impl Bench {
 /// Pages one way or the other.
 pub(super) struct Store {
     bench: Bench,
-    order: Shuffled,
+    order: Order,
 }
 
 impl Store {
@@ -154,7 +154,7 @@ impl Store {
             Work::Reuse => bench.fill(spec.pages * 3 / 2)?,
             _ => bench.fill(spec.pages)?,
         }
-        Ok(Self { bench, order: Shuffled::new(spec.pages) })
+        Ok(Self { bench, order: Order::new(spec, spec.pages) })
     }
 
     fn lists(&mut self) -> Vec<(Way, Vec<u64>)> {
