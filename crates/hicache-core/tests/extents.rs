@@ -62,3 +62,22 @@ fn each_refusal() {
         assert_eq!(bad.as_ref().map_err(Error::kind), Err(ErrorKind::Config), "{what}: {bad:?}");
     }
 }
+
+#[test]
+fn pages_are_joined_only_where_one_operation_can_move_them() {
+    let (owner, other) = (OwnerId::new(), OwnerId::new());
+    let of = |owner| Registration::new(owner, Region::allocate(3, UNIT).unwrap(), Box::new(()));
+    let (own, foreign) = (of(owner), of(other));
+    let mut page = own.page(0, UNIT, Access::Write).unwrap();
+    assert!(page.append(own.page(1, 100, Access::Write).unwrap()).is_none());
+    assert_eq!((page.pieces().len(), page.bytes()), (2, UNIT + 100));
+    assert_eq!(page.pieces()[1].len(), 100, "behind the others");
+    // What does not fit comes back whole.
+    for misfit in [own.page(2, 7, Access::Read).unwrap(), foreign.page(2, 7, Access::Write).unwrap()] {
+        assert_eq!(page.append(misfit).unwrap().bytes(), 7);
+    }
+    assert_eq!(page.pieces().len(), 2);
+    let file = || EngineFile::new(owner, Arc::new(tempfile::tempfile().unwrap()), Box::new(()));
+    let (one, two) = (file(), file());
+    assert!(one.is(&one.clone()) && !one.is(&two));
+}
