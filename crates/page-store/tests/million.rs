@@ -21,6 +21,8 @@ use hicache_page_store::{PageStore, PageStoreConfig};
 use hicache_testkit::{ThreadEngine, numbered_key};
 
 const PAGES: u64 = 1_000_000;
+/// Free bytes that the temporary folder must have: slots of 4 KiB, and the index.
+const ROOM_BYTES: u64 = 5 << 30;
 /// Files of the directory that is scanned for comparison.
 const FILES: u64 = 20_000;
 const ASKED: u64 = 10_000;
@@ -163,6 +165,13 @@ fn scan(directory: &Path) -> Duration {
 #[test]
 fn a_million_pages() {
     let directory = tempfile::tempdir().unwrap();
+    let disk = rustix::fs::statvfs(directory.path()).unwrap();
+    let free = disk.f_bavail * disk.f_frsize;
+    assert!(
+        free >= ROOM_BYTES,
+        "{} has {free} bytes left where {ROOM_BYTES} are needed; free some, or set TMPDIR",
+        directory.path().display()
+    );
     let root = directory.path().join("root");
     let begun = Instant::now();
     let mut building = start("build", &root);
