@@ -5,7 +5,6 @@
 use hicache_core::{
     Completes, Direction, Engine, EngineCapabilities, Error, ErrorKind, Extent, PageMemory, Result,
 };
-use smallvec::SmallVec;
 
 /// Most bytes of a run. Disks gain little from more, and what is verified or freed together should not be too much.
 const MOST_RUN_BYTES: u64 = 512 << 10;
@@ -20,22 +19,22 @@ struct Part {
 /// Pages that move as one extent; most often one.
 #[derive(Debug)]
 struct Run {
-    parts: SmallVec<[Part; 1]>,
+    pages: usize,
     bytes: u64,
     pieces: usize,
 }
 
-impl Part {
-    fn of(extent: &Extent) -> Self {
-        Self { bytes: extent.memory.bytes() as u64, pieces: extent.memory.pieces().len() }
-    }
+/// A batch with those extents joined that lie side by side.
+#[derive(Debug)]
+struct Joined {
+    /// One a run.
+    extents: Vec<Extent>,
+    runs: Vec<Run>,
+    /// One a page.
+    parts: Vec<Part>,
 }
 
 impl Run {
-    fn new(first: Part) -> Self {
-        Self { parts: SmallVec::from_iter([first]), bytes: first.bytes, pieces: first.pieces }
-    }
-
     /// Whether a page of `next` goes on where `open`, the extent of this run, ends.
     fn takes(&self, open: &Extent, next: &Extent, part: Part, can: &EngineCapabilities) -> bool {
         self.bytes.saturating_add(part.bytes) <= MOST_RUN_BYTES.min(can.max_extent_bytes)
@@ -45,55 +44,55 @@ impl Run {
     }
 
     fn add(&mut self, part: Part) {
-        self.parts.push(part);
+        self.pages += 1;
         self.bytes += part.bytes;
         self.pieces += part.pieces;
     }
-
-    /// The extents of its pages.
-    ///
-    /// # Errors
-    /// `Unexpected` for the extent of another run.
-    fn split(&self, extent: Extent) -> Result<Vec<Extent>> {
-        let Extent { file, mut offset, memory } = extent;
-        let mut pieces = memory.into_pieces().into_iter();
-        let each = self.parts.iter().map(|part| {
-            let memory = PageMemory::from_pieces(pieces.by_ref().take(part.pieces))?;
-            if memory.bytes() as u64 != part.bytes {
-                return Err(Error::new(
-                    ErrorKind::Unexpected,
-                    "an engine gave back other memory than it got",
-                ));
-            }
-            let page = Extent { file: file.clone(), offset, memory };
-            offset += part.bytes;
-            Ok(page)
-        });
-        each.collect()
-    }
 }
 
-/// Joins the extents of a batch that lie side by side; what each of those that are left is made of.
-fn join(extents: Vec<Extent>, can: &EngineCapabilities) -> (Vec<Extent>, Vec<Run>) {
-    let mut runs: Vec<Run> = Vec::with_capacity(extents.len());
-    let mut joined: Vec<Extent> = Vec::with_capacity(extents.len());
-    for mut extent in extents {
-        let part = Part::of(&extent);
-        if let (Some(run), Some(open)) = (runs.last_mut(), joined.last_mut())
+impl Joined {
+    fn new(extents: Vec<Extent>, can: &EngineCapabilities) -> Self {
+        let count = extents.len();
+        let mut joined = Self {
+            extents: Vec::with_capacity(count),
+            runs: Vec::with_capacity(count),
+            parts: Vec::with_capacity(count),
+        };
+        for extent in extents {
+            joined.push(extent, can);
+        }
+        joined
+    }
+
+    fn push(&mut self, mut extent: Extent, can: &EngineCapabilities) {
+        let part = Part { bytes: extent.memory.bytes() as u64, pieces: extent.memory.pieces().len() };
+        self.parts.push(part);
+        if let (Some(run), Some(open)) = (self.runs.last_mut(), self.extents.last_mut())
             && run.takes(open, &extent, part, can)
         {
             match open.memory.append(extent.memory) {
-                None => {
-                    run.add(part);
-                    continue;
-                }
+                None => return run.add(part),
                 Some(memory) => extent.memory = memory,
             }
         }
-        runs.push(Run::new(part));
-        joined.push(extent);
+        self.runs.push(Run { pages: 1, bytes: part.bytes, pieces: part.pieces });
+        self.extents.push(extent);
     }
-    (joined, runs)
+}
+
+/// The extents of the pages of a run; `Unexpected` where it is another run's.
+fn split(parts: &[Part], extent: Extent) -> impl Iterator<Item = Result<Extent>> {
+    let Extent { file, mut offset, memory } = extent;
+    let mut pieces = memory.into_pieces().into_iter();
+    parts.iter().map(move |part| {
+        let memory = PageMemory::from_pieces(pieces.by_ref().take(part.pieces))?;
+        if memory.bytes() as u64 != part.bytes {
+            return Err(Error::new(ErrorKind::Unexpected, "an engine gave back other memory than it got"));
+        }
+        let page = Extent { file: file.clone(), offset, memory };
+        offset += part.bytes;
+        Ok(page)
+    })
 }
 
 /// What an engine says of an extent; without the extent it was lost.
@@ -103,36 +102,35 @@ type Answer = (Result<u64>, Option<Extent>);
 /// one bad page costs only itself.
 pub(super) async fn submit(engine: &dyn Engine, direction: Direction, extents: Vec<Extent>) -> Vec<Answer> {
     let count = extents.len();
-    let (joined, runs) = join(extents, engine.capabilities());
-    let answers = request(engine, direction, joined).await;
+    let Joined { extents, runs, parts } = Joined::new(extents, engine.capabilities());
+    let answers = request(engine, direction, extents).await;
     if runs.len() == count {
         return answers;
     }
     let mut pages: Vec<Answer> = Vec::with_capacity(count);
     let (mut again, mut places) = (Vec::new(), Vec::new());
     for (run, (outcome, extent)) in runs.iter().zip(answers) {
-        let count = run.parts.len();
-        let split = match extent {
-            Some(extent) if count > 1 => run.split(extent),
+        let extent = match extent {
+            Some(extent) if run.pages > 1 => extent,
             extent => {
-                pages.extend((1..count).map(|_| (outcome.clone(), None)));
+                pages.extend((1..run.pages).map(|_| (outcome.clone(), None)));
                 pages.push((outcome, extent));
                 continue;
             }
         };
         let alone =
             outcome.as_ref().map_or_else(|error| error.kind() == ErrorKind::Io, |&all| all != run.bytes);
-        match split {
-            Ok(extents) if alone => {
-                places.extend(pages.len()..pages.len() + count);
-                pages.extend((0..count).map(|_| (outcome.clone(), None)));
-                again.extend(extents);
+        let parts = &parts[pages.len()..][..run.pages];
+        for (part, page) in parts.iter().zip(split(parts, extent)) {
+            match page {
+                Ok(extent) if alone => {
+                    places.push(pages.len());
+                    again.push(extent);
+                    pages.push((outcome.clone(), None));
+                }
+                Ok(extent) => pages.push((outcome.clone().map(|_| part.bytes), Some(extent))),
+                Err(error) => pages.push((Err(error), None)),
             }
-            Ok(extents) => {
-                let outcomes = run.parts.iter().map(|part| outcome.clone().map(|_| part.bytes));
-                pages.extend(outcomes.zip(extents.into_iter().map(Some)));
-            }
-            Err(error) => pages.extend((0..count).map(|_| (Err(error.clone()), None))),
         }
     }
     if !again.is_empty() {
