@@ -13,6 +13,8 @@
 //! | [`device`] | [`Device`]: memory that a model computes in, streams, page copies; [`CpuDevice`] |
 //! | [`backend`] | [`Backend`]: what a build offers, and the probe that says whether it works here |
 //! | [`memory_storage`] | [`MemoryStorage`]: the reference backend that is always present |
+//! | [`recent_keys`] | [`RecentKeys`]: what was learned of keys, with a bound and an age |
+//! | `calls` | `Calls`, with the feature of that name: how a storage with a runtime of its own takes calls |
 //! | [`error`] | [`Error`], [`ErrorKind`] |
 //! | [`fork_mark`] | [`ForkMark`]: whether the process has forked since |
 //!
@@ -25,6 +27,8 @@
 //! when the device has finished with that memory, and comes back to the caller in the answer.
 
 pub mod backend;
+#[cfg(feature = "calls")]
+pub mod calls;
 pub mod device;
 pub mod engine;
 pub mod error;
@@ -33,11 +37,14 @@ pub mod key;
 pub mod memory;
 pub mod memory_storage;
 pub mod namespace;
+pub mod recent_keys;
 pub mod region;
 pub mod storage;
 pub mod transfer;
 
 pub use backend::{Backend, Check, Offer, ProbeContext, ProbeReport, Verdict};
+#[cfg(feature = "calls")]
+pub use calls::{Call, Calls};
 pub use device::{
     Block, CopiesDone, CopyBatch, CopyPlan, CpuDevice, Device, DeviceFault, DeviceOperation, Event, PageCopy,
     PageLeases, Place, StepHook, Stream,
@@ -50,6 +57,7 @@ pub use key::{MAX_TEXT_KEY_BYTES, PageKey, PoolName};
 pub use memory::{OwnerId, PageMemory, Piece, Registration};
 pub use memory_storage::MemoryStorage;
 pub use namespace::Namespace;
+pub use recent_keys::RecentKeys;
 pub use region::{Access, Lease, MemoryKind, Region, SLOT_ALIGNMENT};
 pub use storage::{
     ListCursor, ListedPage, Listing, Outcome, PageBatch, PageRequest, Storage, StorageStat, StoreOptions,

@@ -6,14 +6,16 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use hicache_core::PageMemory;
+use hicache_core::hashing::to_hex;
 use http_body::{Body, Frame, SizeHint};
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -28,6 +30,7 @@ pub(crate) struct Lent {
     page: Page,
     bytes: usize,
     moved: Moved,
+    sha256: OnceLock<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -36,17 +39,22 @@ enum Page {
     Foreign(Arc<Mutex<Option<PageMemory>>>),
 }
 
-/// When a part of a body was last asked for.
+/// When a part of a body was last asked for, or came.
 #[derive(Clone, Debug)]
-struct Moved(Arc<Mutex<Instant>>);
+pub(crate) struct Moved(Arc<Mutex<Instant>>);
 
 impl Moved {
-    fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// It moves now.
+    pub(crate) fn moves(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(crate) fn at(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,31 +66,25 @@ impl Lent {
                 let (sender, back) = oneshot::channel();
                 let bytes = memory.bytes();
                 let loan = Arc::new(Loan { memory: Some(memory), back: Some(sender) });
-                Self { page: Page::Own { loan, back }, bytes, moved: Moved::now() }
+                Self::of(Page::Own { loan, back }, bytes)
             }
         }
     }
 
     fn copied(memory: PageMemory) -> Self {
         let bytes = memory.bytes();
-        Self { page: Page::Foreign(Arc::new(Mutex::new(Some(memory)))), bytes, moved: Moved::now() }
+        Self::of(Page::Foreign(Arc::new(Mutex::new(Some(memory)))), bytes)
     }
 
-    /// A body of all its bytes, for one try. `whole` has it in one part, which a signature can cover.
-    pub(crate) fn body(&self, whole: bool) -> SdkBody {
-        *self.moved.lock() = Instant::now();
+    fn of(page: Page, bytes: usize) -> Self {
+        Self { page, bytes, moved: Moved::now(), sha256: OnceLock::new() }
+    }
+
+    /// A body of all its bytes, for one try.
+    pub(crate) fn body(&self) -> SdkBody {
+        self.moved.moves();
         match &self.page {
-            Page::Own { loan, .. } => {
-                let pieces: Vec<Bytes> = loan.pieces().collect();
-                match <[Bytes; 1]>::try_from(pieces) {
-                    Ok([bytes]) if whole => SdkBody::from(bytes),
-                    Ok([bytes]) => self.parts([bytes]),
-                    Err(pieces) => self.parts(pieces),
-                }
-            }
-            Page::Foreign(memory) if whole => {
-                SdkBody::from(copy_part(memory, 0, self.bytes).unwrap_or_default())
-            }
+            Page::Own { loan, .. } => self.parts(loan.pieces()),
             Page::Foreign(memory) => SdkBody::from_body_1_x(Copied {
                 memory: Arc::clone(memory),
                 at: 0,
@@ -90,6 +92,23 @@ impl Lent {
                 moved: self.moved.clone(),
             }),
         }
+    }
+
+    /// SHA-256 of all its bytes, in hexadecimal, for a signature that covers them: taken once, however many tries there
+    /// are. `None` for memory that can't be read.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        let of = |memory: Option<&PageMemory>| {
+            let mut sum = Sha256::new();
+            for piece in memory?.pieces() {
+                sum.update(piece.lease().bytes().ok()?);
+            }
+            Some(to_hex(&sum.finalize()))
+        };
+        let sum = self.sha256.get_or_init(|| match &self.page {
+            Page::Own { loan, .. } => of(loan.memory.as_ref()),
+            Page::Foreign(memory) => of(memory.lock().unwrap_or_else(PoisonError::into_inner).as_ref()),
+        });
+        sum.as_deref()
     }
 
     fn parts(&self, pieces: impl IntoIterator<Item = Bytes>) -> SdkBody {
@@ -105,7 +124,7 @@ impl Lent {
 
     /// When the last part of a body was asked for, or the last body.
     pub(crate) fn moved(&self) -> Instant {
-        *self.moved.lock()
+        self.moved.at()
     }
 
     /// Ends the loan. Memory of somebody else comes back at once; our own when no connection reads it any more, and
@@ -172,7 +191,7 @@ impl Body for Parts {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        *self.moved.lock() = Instant::now();
+        self.moved.moves();
         Poll::Ready(self.parts.pop_front().map(|bytes| Ok(Frame::data(bytes))))
     }
 
@@ -210,7 +229,7 @@ impl Body for Copied {
     type Error = Over;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Over>>> {
-        *self.moved.lock() = Instant::now();
+        self.moved.moves();
         if self.at == self.bytes {
             return Poll::Ready(None);
         }
@@ -262,27 +281,24 @@ mod tests {
 
     #[tokio::test]
     async fn own_memory_comes_back_with_the_last_bytes() {
-        for whole in [true, false] {
-            let memory = own().page(0, 700_000, Access::Read).unwrap();
-            let lent = Lent::new(memory);
-            let body = lent.body(whole);
-            let (other, before) = (lent.body(whole), lent.moved());
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            assert_eq!(bytes_of(other).await.unwrap().len(), 700_000);
-            assert_eq!(lent.moved() > before, !whole);
-            assert_eq!(body.bytes().is_some(), whole, "a signature covers what is in one part");
-            let back = lent.end(Duration::from_secs(10));
-            let ending = async {
-                tokio::time::sleep(Duration::from_millis(30)).await;
-                drop(body);
-            };
-            let begun = Instant::now();
-            let (memory, ()) = tokio::join!(back, ending);
-            assert_eq!(memory.unwrap().bytes(), 700_000);
-            assert!(begun.elapsed() >= Duration::from_millis(30), "the body still read it");
-        }
+        let memory = own().page(0, 700_000, Access::Read).unwrap();
+        let lent = Lent::new(memory);
+        let body = lent.body();
+        let (other, before) = (lent.body(), lent.moved());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(bytes_of(other).await.unwrap().len(), 700_000);
+        assert!(lent.moved() > before, "it is seen to move");
+        let back = lent.end(Duration::from_secs(10));
+        let ending = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            drop(body);
+        };
+        let begun = Instant::now();
+        let (memory, ()) = tokio::join!(back, ending);
+        assert_eq!(memory.unwrap().bytes(), 700_000);
+        assert!(begun.elapsed() >= Duration::from_millis(30), "the body still read it");
         let lent = Lent::new(own().page(0, 4096, Access::Read).unwrap());
-        let _body = lent.body(true);
+        let _body = lent.body();
         assert!(lent.end(Duration::from_millis(10)).await.is_none());
     }
 
@@ -296,10 +312,10 @@ mod tests {
         let written: Vec<u8> = (0..250_007_u32).map(|i| (i ^ (i >> 8)) as u8).collect();
         memory.copy_from(&written).unwrap();
         let lent = Lent::copied(memory);
-        assert_eq!(bytes_of(lent.body(true)).await.unwrap(), written);
-        assert_eq!(bytes_of(lent.body(false)).await.unwrap(), written);
+        assert_eq!(bytes_of(lent.body()).await.unwrap(), written);
+        assert_eq!(lent.sha256().unwrap(), to_hex(&Sha256::digest(&written)));
         // A connection that stands still in the middle.
-        let mut stuck = lent.body(false);
+        let mut stuck = lent.body();
         let before = lent.moved();
         tokio::time::sleep(Duration::from_millis(2)).await;
         assert_eq!(

@@ -200,8 +200,13 @@ impl S3Config {
                     "has no scheme; write http:// or https:// before the host",
                 );
             };
-            if rest.is_empty() || rest.starts_with(['/', ':']) || endpoint.parse::<http::Uri>().is_err() {
-                return refuse("endpoint", endpoint, "names no host; write it as https://host:port");
+            let has_more = rest.contains(['?', '#']);
+            if rest.is_empty()
+                || rest.starts_with(['/', ':'])
+                || has_more
+                || endpoint.parse::<http::Uri>().is_err()
+            {
+                return refuse("endpoint", endpoint, "is no host with a port; write it as https://host:port");
             }
         }
         let counts = [
@@ -239,7 +244,11 @@ mod tests {
         assert_eq!(with(&|_| ()), Ok(()));
         let endpoint = |text: &str| with(&|c| c.endpoints = vec![text.to_owned()]).unwrap_err();
         assert!(endpoint("localhost:9000").contains("\"localhost:9000\" has no scheme; write http://"));
-        assert!(endpoint("https://").contains("names no host"));
+        for wrong in
+            ["https://", "http://:9000", "http:///pages", "http://host/?list-type=2", "http://host#here"]
+        {
+            assert!(endpoint(wrong).contains("is no host with a port"), "{wrong}");
+        }
         let secret = endpoint("https://me:hunter2@host");
         assert!(secret.contains("has an @") && !secret.contains("hunter2"), "{secret}");
         assert!(with(&|c| c.bucket = "a/b".into()).unwrap_err().contains("obj_s3.bucket = \"a/b\""));

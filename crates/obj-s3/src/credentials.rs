@@ -32,6 +32,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
+#[cfg(test)]
+impl Generation {
+    pub(crate) fn of_test(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Where credentials come from.
 #[derive(Debug)]
 enum Source {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -14,8 +15,13 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::types::{Delete, ObjectIdentifier, ServerSideEncryption};
 use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_runtime_api::box_error::BoxError;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextMut;
+use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
+use aws_smithy_types::config_bag::ConfigBag;
 use hicache_core::Result;
 use hicache_core::hashing::to_hex;
 
@@ -106,6 +112,7 @@ pub(crate) struct Part {
     pub(crate) more: bool,
 }
 
+/// Futures of the SDK are boxed: they are thousands of bytes long, and whoever awaits one as it is carries it about.
 impl Endpoint {
     /// One endpoint at `address`; `None` for AWS itself. Opens no connection.
     pub(crate) fn new(config: &S3Config, address: Option<&str>, region: &str) -> Result<Self> {
@@ -134,7 +141,10 @@ impl Endpoint {
         }
         let base = base(config, address, region);
         let is_lean = config.reads == ReadPath::Lean && (address.is_some() || knows_address(region));
-        let lean = is_lean.then(|| Lean::new(connector, credentials.clone(), region, base));
+        let lean = match is_lean {
+            true => Some(Lean::new(connector, credentials.clone(), region, base)?),
+            false => None,
+        };
         Ok(Self {
             sdk: Client::from_conf(sdk.build()),
             lean,
@@ -168,7 +178,7 @@ impl Endpoint {
             let answer = lean.send("GET", object).await?;
             return Ok((described(&answer), answer.into_body()));
         }
-        let sent = self.sdk.get_object().bucket(&self.bucket).key(object).send().await;
+        let sent = Box::pin(self.sdk.get_object().bucket(&self.bucket).key(object).send()).await;
         let output = sent.map_err(|error| Fault::of_sdk(&error))?;
         let length = output.content_length().and_then(|length| u64::try_from(length).ok());
         let page = output.metadata().and_then(read_metadata);
@@ -180,7 +190,7 @@ impl Endpoint {
         if let Some(lean) = &self.lean {
             return Ok(described(&lean.send("HEAD", object).await?));
         }
-        let sent = self.sdk.head_object().bucket(&self.bucket).key(object).send().await;
+        let sent = Box::pin(self.sdk.head_object().bucket(&self.bucket).key(object).send()).await;
         let output = sent.map_err(|error| Fault::of_sdk(&error))?;
         let length = output.content_length().and_then(|length| u64::try_from(length).ok());
         Ok(Described { length, page: output.metadata().and_then(read_metadata) })
@@ -202,7 +212,7 @@ impl Endpoint {
             .key(object)
             .set_metadata(Some(metadata.write()))
             .content_length(i64::try_from(metadata.bytes).unwrap_or(i64::MAX))
-            .body(ByteStream::new(page.body(self.signs_payload)));
+            .body(ByteStream::new(page.body()));
         if sends_checksum {
             let sum = aws_smithy_types::base64::encode(metadata.checksum.to_be_bytes());
             put = put.checksum_crc64_nvme(sum);
@@ -211,11 +221,15 @@ impl Endpoint {
             put = put.if_none_match("*");
         }
         let customized = self.encrypted(put).customize();
-        let sent = match self.signs_payload {
-            true => customized.send().await,
-            false => customized.disable_payload_signing().send().await,
+        let customized = match self.signs_payload {
+            true => {
+                let sum =
+                    page.sha256().ok_or_else(|| Fault::new(FaultKind::Other, "the page can't be read"))?;
+                customized.interceptor(SignedAs(sum.to_owned()))
+            }
+            false => customized.disable_payload_signing(),
         };
-        sent.map(drop).map_err(|error| Fault::of_sdk(&error))
+        Box::pin(customized.send()).await.map(drop).map_err(|error| Fault::of_sdk(&error))
     }
 
     /// Puts a small text; only if nothing is there, unless `replace`.
@@ -225,7 +239,7 @@ impl Endpoint {
             put = put.if_none_match("*");
         }
         let put = put.content_type("application/json").body(ByteStream::from(text.as_bytes().to_vec()));
-        self.encrypted(put).send().await.map(drop).map_err(|error| Fault::of_sdk(&error))
+        Box::pin(self.encrypted(put).send()).await.map(drop).map_err(|error| Fault::of_sdk(&error))
     }
 
     /// With the headers of encryption: a bucket may refuse whatever comes without.
@@ -246,7 +260,7 @@ impl Endpoint {
         let named = named.collect::<std::result::Result<Vec<_>, _>>().map_err(|error| other(&error))?;
         let delete = Delete::builder().quiet(true).set_objects(Some(named)).build();
         let delete = delete.map_err(|error| other(&error))?;
-        let sent = self.sdk.delete_objects().bucket(&self.bucket).delete(delete).send().await;
+        let sent = Box::pin(self.sdk.delete_objects().bucket(&self.bucket).delete(delete).send()).await;
         let output = sent.map_err(|error| Fault::of_sdk(&error))?;
         let failed = output.errors().iter().map(|error| {
             let reason = error.code().or(error.message()).unwrap_or("no reason given");
@@ -259,7 +273,7 @@ impl Endpoint {
     pub(crate) async fn list(&self, start: &str, after: Option<&str>, most: usize) -> Result<Part, Fault> {
         let list = self.sdk.list_objects_v2().bucket(&self.bucket).prefix(start);
         let list = list.max_keys(i32::try_from(most.min(1000)).unwrap_or(1000));
-        let sent = list.set_start_after(after.map(str::to_owned)).send().await;
+        let sent = Box::pin(list.set_start_after(after.map(str::to_owned)).send()).await;
         let output = sent.map_err(|error| Fault::of_sdk(&error))?;
         let object = |object: &aws_sdk_s3::types::Object| {
             Some((object.key()?.to_owned(), u64::try_from(object.size()?).ok()?))
@@ -268,6 +282,28 @@ impl Endpoint {
             objects: output.contents().iter().filter_map(object).collect(),
             more: output.is_truncated().unwrap_or(false),
         })
+    }
+}
+
+/// Signs a payload by its sum. The SDK takes it of bodies that are one piece of memory only, and nobody sees one of those
+/// move.
+#[derive(Debug)]
+struct SignedAs(String);
+
+#[dyn_dispatch_hint]
+impl Intercept for SignedAs {
+    fn name(&self) -> &'static str {
+        "SignedAs"
+    }
+
+    fn modify_before_signing(
+        &self,
+        _context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> std::result::Result<(), BoxError> {
+        config.interceptor_state().store_put(PayloadSigningOverride::Precomputed(self.0.clone()));
+        Ok(())
     }
 }
 

@@ -85,9 +85,16 @@ impl Fault {
             (_, Some("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded"))
             | (429, _) => FaultKind::Throttled,
             (503, _) => FaultKind::Unready,
-            (_, Some("BadDigest" | "InvalidDigest" | "XAmzContentChecksumMismatch" | "IncompleteBody")) => {
-                FaultKind::Garbled
-            }
+            (
+                _,
+                Some(
+                    "BadDigest"
+                    | "InvalidDigest"
+                    | "XAmzContentChecksumMismatch"
+                    | "XAmzContentSHA256Mismatch"
+                    | "IncompleteBody",
+                ),
+            ) => FaultKind::Garbled,
             (_, Some("RequestTimeout")) => FaultKind::Stalled,
             (501, _) | (_, Some("NotImplemented")) => FaultKind::NotImplemented,
             // An answer to HEAD has no body that says so: AWS refuses a token that has ended with 400.
@@ -293,6 +300,7 @@ mod tests {
             (400, Some(""), K::Denied),
             (400, Some("KMS.DisabledException"), K::Other),
             (400, Some("BadDigest"), K::Garbled),
+            (400, Some("XAmzContentSHA256Mismatch"), K::Garbled),
             (400, Some("AuthorizationHeaderMalformed"), K::Region),
             (301, Some("PermanentRedirect"), K::Region),
             (412, Some("PreconditionFailed"), K::Exists),

@@ -1,10 +1,10 @@
 //! What is known of keys, so that they need not be asked for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hicache_core::PageKey;
+use hicache_core::{PageKey, RecentKeys};
 
 /// What is known of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,17 +18,14 @@ pub(crate) enum Known {
 /// A map with a bound and an age; the oldest go first.
 #[derive(Debug)]
 pub(crate) struct KnownKeys {
-    most: usize,
     present_age: Duration,
     absent_age: Duration,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    keys: HashMap<PageKey, (Known, Instant)>,
-    /// In the order in which they came. An entry whose time is not the key's own no longer counts.
-    order: VecDeque<(Instant, PageKey)>,
+    keys: RecentKeys<Known>,
     /// Keys of which somebody waits for an answer: by how many, and how often each has changed meanwhile.
     asked: HashMap<PageKey, (usize, u64)>,
     /// How often all keys changed.
@@ -48,7 +45,7 @@ impl Asked<'_> {
     pub(crate) fn learn(&self, known: Known) {
         let mut state = self.known.lock();
         if state.changes(&self.key) == self.changes {
-            state.set(self.key, known, self.known.most);
+            state.keys.learn(self.key, known);
         }
     }
 
@@ -59,7 +56,7 @@ impl Asked<'_> {
         let is_last = state.changes(&self.key) == self.changes;
         state.forget(&self.key);
         if is_last {
-            state.set(self.key, known, self.known.most);
+            state.keys.learn(self.key, known);
         }
     }
 }
@@ -81,33 +78,20 @@ impl State {
         self.cleared + self.asked.get(key).map_or(0, |(_, changes)| *changes)
     }
 
-    fn set(&mut self, key: PageKey, known: Known, most: usize) {
-        let now = Instant::now();
-        self.keys.insert(key, (known, now));
-        self.order.push_back((now, key));
-        while self.order.len() > most {
-            let Some((since, key)) = self.order.pop_front() else { break };
-            if self.keys.get(&key).is_some_and(|entry| entry.1 == since) {
-                self.keys.remove(&key);
-            }
-        }
-    }
-
     fn forget(&mut self, key: &PageKey) {
         if let Some((_, changes)) = self.asked.get_mut(key) {
             *changes += 1;
         }
-        self.keys.remove(key);
+        self.keys.forget(key);
     }
 }
 
 impl KnownKeys {
     pub(crate) fn new(most: usize, present_age_ms: u64, absent_age_ms: u64) -> Self {
         Self {
-            most,
             present_age: Duration::from_millis(present_age_ms),
             absent_age: Duration::from_millis(absent_age_ms),
-            state: Mutex::default(),
+            state: Mutex::new(State { keys: RecentKeys::new(most), asked: HashMap::new(), cleared: 0 }),
         }
     }
 
@@ -130,17 +114,16 @@ impl KnownKeys {
 
     pub(crate) fn get(&self, key: &PageKey) -> Option<Known> {
         let state = self.lock();
-        let (known, since) = state.keys.get(key)?;
-        let age = if *known == Known::Absent { self.absent_age } else { self.present_age };
-        (since.elapsed() < age).then_some(*known)
+        let (known, age) = state.keys.get(key)?;
+        let most = if known == Known::Absent { self.absent_age } else { self.present_age };
+        (age < most).then_some(known)
     }
 
     /// Every key changes, or may have.
     pub(crate) fn forget_all(&self) {
         let mut state = self.lock();
         state.cleared += 1;
-        state.keys.clear();
-        state.order.clear();
+        state.keys.forget_all();
     }
 }
 

@@ -2,22 +2,16 @@
 
 use std::time::SystemTime;
 
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
-    UriPathNormalizationMode, sign,
-};
-use aws_sigv4::sign::v4;
 use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
-use aws_smithy_runtime_api::client::identity::Identity;
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_types::body::SdkBody;
+use hicache_core::{Error, Result};
 use http_body_util::{BodyExt, Limited};
 
 use crate::credentials::CachedCredentials;
 use crate::fault::{Fault, FaultKind, shortened};
+use crate::sign::{NO_BODY, Signer};
 
-/// SHA-256 of nothing: what a signature says of a request without a body.
-const NO_BODY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 /// No error's body is longer.
 const MOST_ERROR_BYTES: usize = 64 << 10;
 
@@ -26,74 +20,73 @@ const MOST_ERROR_BYTES: usize = 64 << 10;
 pub(crate) struct Lean {
     connector: SharedHttpConnector,
     credentials: Option<CachedCredentials>,
-    region: String,
+    signer: Signer,
     /// Address of the bucket, with its slash at the end.
     base: String,
+    /// Where the path begins in it.
+    path: usize,
 }
 
 impl Lean {
+    /// `base` is the address of the bucket, with its slash at the end.
+    ///
+    /// # Errors
+    /// `Config` for what is no address.
     pub(crate) fn new(
         connector: SharedHttpConnector,
         credentials: Option<CachedCredentials>,
         region: &str,
         base: String,
-    ) -> Self {
-        Self { connector, credentials, region: region.to_owned(), base }
+    ) -> Result<Self> {
+        let wrong = || Error::config(format!("obj_s3.endpoint leads to {base:?}, which is no address"));
+        let (scheme, rest) = base.split_once("://").ok_or_else(wrong)?;
+        let host = rest.split('/').next().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+        let path = scheme.len() + "://".len() + host.len();
+        // As it is sent: a port that the scheme implies is left out.
+        let implied = if scheme == "https" { ":443" } else { ":80" };
+        let host = host.strip_suffix(implied).unwrap_or(host).to_owned();
+        Ok(Self { connector, credentials, signer: Signer::new(host, region.to_owned()), base, path })
     }
 
     /// Sends a request without a body; answers that are no success are faults.
     pub(crate) async fn send(&self, method: &'static str, object: &str) -> Result<HttpResponse, Fault> {
-        let broken = |error: &dyn std::fmt::Display| Fault::new(FaultKind::Other, error.to_string());
-        let mut request = http::Request::builder()
-            .method(method)
-            .uri(format!("{}{object}", self.base))
-            .header("x-amz-content-sha256", NO_BODY)
-            .body(SdkBody::empty())
-            .map_err(|error| broken(&error))?;
+        let mut request = self.request(method, object).map_err(|error| broken(&*error))?;
         if let Some(credentials) = &self.credentials {
-            let (credentials, _) = credentials.get().await?;
-            self.sign(&mut request, &credentials.into()).map_err(|error| broken(&error))?;
+            let (credentials, generation) = credentials.get().await?;
+            let path = &request.uri()[self.path..];
+            let signed = self.signer.sign(method, path, &credentials, generation, SystemTime::now());
+            let headers = request.headers_mut();
+            let mut put =
+                |name, value| headers.try_insert(name, value).map(drop).map_err(|error| broken(&error));
+            put("authorization", signed.authorization)?;
+            put("x-amz-date", signed.time)?;
+            if let Some(token) = signed.token {
+                put("x-amz-security-token", token)?;
+            }
         }
-        let request = HttpRequest::try_from(request).map_err(|error| broken(&error))?;
         let answer = self.connector.call(request).await.map_err(|error| {
             let kind = if error.is_timeout() { FaultKind::Stalled } else { FaultKind::Connection };
             Fault::new(kind, shortened(&describe(&error)))
         })?;
         match answer.status().is_success() {
             true => Ok(answer),
-            false => Err(fault_of(answer).await),
+            false => Err(Box::pin(fault_of(answer)).await),
         }
     }
 
-    fn sign(
-        &self,
-        request: &mut http::Request<SdkBody>,
-        identity: &Identity,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let mut settings = SigningSettings::default();
-        // Names of objects need no escaping, and S3 wants paths as they are.
-        settings.percent_encoding_mode = PercentEncodingMode::Single;
-        settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-        settings.payload_checksum_kind = PayloadChecksumKind::NoHeader;
-        let params = v4::SigningParams::builder()
-            .identity(identity)
-            .region(&self.region)
-            .name("s3")
-            .time(SystemTime::now())
-            .settings(settings)
-            .build()?
-            .into();
-        let uri = request.uri().to_string();
-        let signable = SignableRequest::new(
-            request.method().as_str(),
-            uri,
-            [("x-amz-content-sha256", NO_BODY)].into_iter(),
-            SignableBody::Precomputed(NO_BODY.to_owned()),
-        )?;
-        let (instructions, _) = sign(signable, &params)?.into_parts();
-        instructions.apply_to_request_http1x(request);
-        Ok(())
+    fn request(&self, method: &str, object: &str) -> Result<HttpRequest, Box<dyn std::error::Error>> {
+        let mut request = HttpRequest::new(SdkBody::empty());
+        request.set_method(method)?;
+        request.set_uri(format!("{}{object}", self.base))?;
+        let headers = request.headers_mut();
+        headers.try_insert("host", self.signer.host().to_owned())?;
+        headers.try_insert("x-amz-content-sha256", NO_BODY)?;
+        Ok(request)
     }
+}
+
+fn broken(error: &dyn std::error::Error) -> Fault {
+    Fault::new(FaultKind::Other, error.to_string())
 }
 
 fn describe(error: &(dyn std::error::Error + 'static)) -> String {
@@ -130,6 +123,28 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_and_paths_of_addresses() {
+        let connector = || crate::connect::connector(&crate::config::S3Config::new("b")).unwrap();
+        let lean = |base: &str| Lean::new(connector(), None, "r", base.to_owned());
+        for (base, host, path) in [
+            ("http://127.0.0.1:9000/pages/", "127.0.0.1:9000", "/pages/"),
+            ("https://pages.s3.eu-1.amazonaws.com/", "pages.s3.eu-1.amazonaws.com", "/"),
+            ("https://host:443/a/b/", "host", "/a/b/"),
+            ("http://host:80/b/", "host", "/b/"),
+            ("http://host:443/b/", "host:443", "/b/"),
+            ("http://[::1]:9000/b/", "[::1]:9000", "/b/"),
+        ] {
+            let lean = lean(base).unwrap();
+            assert_eq!((lean.signer.host(), &lean.base[lean.path..]), (host, path), "{base}");
+            let request = lean.request("GET", "hash.kv").unwrap();
+            assert_eq!(request.uri(), format!("{base}hash.kv"));
+        }
+        for base in ["host/b/", "http:///b/"] {
+            assert!(lean(base).unwrap_err().to_string().contains("obj_s3.endpoint"), "{base}");
+        }
+    }
 
     #[test]
     fn elements_are_found() {

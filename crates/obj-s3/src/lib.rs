@@ -13,7 +13,7 @@
 //! | `attempts` | tries of a request over the endpoints, within its time |
 //! | `limiter`, `breaker` | how much is asked of an endpoint, and whether at all |
 //! | `endpoint` | the requests |
-//! | `lean` | GET and HEAD without the SDK's layers |
+//! | `lean`, `sign` | GET and HEAD without the SDK's layers; their signatures |
 //! | `connect` | TLS, proxy |
 //! | `credentials` | who asks: got when needed, renewed behind the requests |
 //! | `fault` | what went wrong, and what that means |
@@ -47,6 +47,7 @@ mod limiter;
 mod load;
 mod manifest;
 mod shared;
+mod sign;
 mod storage;
 mod store;
 

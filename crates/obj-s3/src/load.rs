@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use tokio::task::JoinSet;
 
 use crate::attempts::Try;
+use crate::body::Moved;
 use crate::fault::{Fault, FaultKind, shortened};
 use crate::known::{Asked, Known};
 use crate::shared::{Shared, count};
@@ -158,7 +159,21 @@ fn outcome(
 }
 
 async fn get(shared: &Shared, attempt: &Try, object: &str, memory: &mut PageMemory) -> Result<Got, Fault> {
-    let (described, body) = attempt.within(shared.stall(), attempt.endpoint.get(object)).await?;
+    let moved = Moved::now();
+    // One timer for all parts of the answer.
+    let got = get_moving(shared, attempt, object, memory, &moved);
+    attempt.while_it_moves(shared.stall(), || moved.at(), got).await
+}
+
+async fn get_moving(
+    shared: &Shared,
+    attempt: &Try,
+    object: &str,
+    memory: &mut PageMemory,
+    moved: &Moved,
+) -> Result<Got, Fault> {
+    let (described, body) = attempt.endpoint.get(object).await?;
+    moved.moves();
     let Some(page) = described.page else {
         return Ok(Got::Foreign("is not ours: it has none of our metadata".into()));
     };
@@ -172,7 +187,7 @@ async fn get(shared: &Shared, attempt: &Try, object: &str, memory: &mut PageMemo
     if page.bytes != memory.bytes() as u64 {
         return Ok(Got::Length(page.bytes));
     }
-    let checksum = receive(shared, attempt, body, memory).await?;
+    let checksum = receive(body, memory, moved).await?;
     if checksum == page.checksum {
         return Ok(Got::Page);
     }
@@ -183,20 +198,14 @@ async fn get(shared: &Shared, attempt: &Try, object: &str, memory: &mut PageMemo
 }
 
 /// Streams a body into the page's memory. Its checksum, if its length is the page's.
-async fn receive(
-    shared: &Shared,
-    attempt: &Try,
-    mut body: SdkBody,
-    memory: &mut PageMemory,
-) -> Result<u64, Fault> {
+async fn receive(mut body: SdkBody, memory: &mut PageMemory, moved: &Moved) -> Result<u64, Fault> {
     let bytes = memory.bytes();
     let mut checksum = Checksum::new();
     let mut at = 0;
     let wrong =
         |at: usize| Fault::new(FaultKind::Body, format!("{at} bytes came, and {bytes} were announced"));
-    loop {
-        let frame = attempt.within(shared.stall(), async { Ok(body.frame().await) }).await?;
-        let Some(frame) = frame else { break };
+    while let Some(frame) = body.frame().await {
+        moved.moves();
         // The connection broke in the middle.
         let Ok(frame) = frame else { return Err(wrong(at)) };
         let Some(data) = frame.data_ref() else { continue };

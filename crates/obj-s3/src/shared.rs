@@ -1,14 +1,13 @@
 //! What the parts of the storage share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use hicache_core::{
-    Access, Error, ErrorKind, ForkMark, Namespace, OwnerId, PageKey, PageMemory, Result, StorageStat,
+    Access, Calls, Error, ErrorKind, Namespace, OwnerId, PageKey, PageMemory, Result, StorageStat,
 };
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::attempts::Endpoints;
@@ -25,9 +24,7 @@ pub(crate) struct Shared {
     pub(crate) endpoints: Endpoints,
     pub(crate) known: KnownKeys,
     pub(crate) counts: Counts,
-    pub(crate) running: Running,
-    pub(crate) closed: AtomicBool,
-    fork: ForkMark,
+    pub(crate) calls: Calls,
     /// Keys that are being put.
     puts: Mutex<Puts>,
 }
@@ -62,7 +59,7 @@ pub(crate) fn count(counter: &AtomicU64) {
 }
 
 impl Shared {
-    pub(crate) fn new(config: S3Config, namespace: Namespace, endpoints: Endpoints) -> Self {
+    pub(crate) fn new(config: S3Config, namespace: Namespace, endpoints: Endpoints, calls: Calls) -> Self {
         Self {
             owner: OwnerId::new(),
             layout: Layout::new(&config.prefix, &namespace),
@@ -71,26 +68,9 @@ impl Shared {
             endpoints,
             config,
             counts: Counts::default(),
-            running: Running::default(),
-            closed: AtomicBool::new(false),
-            fork: ForkMark::new(),
+            calls,
             puts: Mutex::default(),
         }
-    }
-
-    /// Refuses what comes after close, or in a child.
-    pub(crate) fn open(&self) -> Result<()> {
-        if self.fork.is_child() {
-            return Err(ForkMark::refusal("storage"));
-        }
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::Closed, "the storage is closed").with_backend(crate::NAME));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn is_child(&self) -> bool {
-        self.fork.is_child()
     }
 
     /// Refuses to change anything where it was opened for reading.
@@ -168,37 +148,5 @@ impl Shared {
             breakers_open: self.endpoints.iter().filter(|endpoint| endpoint.breaker.is_open()).count() as u64,
             ..StorageStat::default()
         }
-    }
-}
-
-/// How much is under way.
-#[derive(Debug)]
-pub(crate) struct Running(watch::Sender<usize>);
-
-/// Something that is under way, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Begun(watch::Sender<usize>);
-
-impl Default for Running {
-    fn default() -> Self {
-        Self(watch::Sender::new(0))
-    }
-}
-
-impl Running {
-    pub(crate) fn begin(&self) -> Begun {
-        self.0.send_modify(|running| *running += 1);
-        Begun(self.0.clone())
-    }
-
-    /// Waits until nothing is.
-    pub(crate) async fn none(&self) {
-        let _ = self.0.subscribe().wait_for(|&running| running == 0).await;
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
     }
 }

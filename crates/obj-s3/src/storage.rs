@@ -7,8 +7,8 @@ use std::thread;
 use async_trait::async_trait;
 use aws_config::meta::region::ProvideRegion;
 use hicache_core::{
-    Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch, PageKey, PageRequest, Region,
-    Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
+    Calls, Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch, PageKey, PageRequest,
+    Region, Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
 };
 use http_body_util::{BodyExt, Limited};
 use tokio::runtime::{Handle, Runtime};
@@ -29,7 +29,6 @@ const MOST_MANIFEST_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct S3Storage {
     shared: Arc<Shared>,
-    handle: Handle,
     close: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
 }
 
@@ -43,8 +42,8 @@ impl S3Storage {
         config.validate()?;
         namespace.validate()?;
         let storage = Self::start(config, namespace).await?;
-        let opened = storage.on_threads(|shared| async move { check_manifest(&shared).await });
-        match opened.await {
+        let shared = Arc::clone(&storage.shared);
+        match storage.shared.calls.run(async move { check_manifest(&shared).await }).await {
             Ok(()) => Ok(storage),
             Err(error) => {
                 // The reason is the other one's.
@@ -68,10 +67,11 @@ impl S3Storage {
             };
             runtime.block_on(async {
                 let region = region(&config).await;
+                let calls = Calls::new(NAME, Handle::current());
                 let shared = endpoints(&config, &region)
-                    .map(|endpoints| Arc::new(Shared::new(config, namespace, endpoints)));
+                    .map(|endpoints| Arc::new(Shared::new(config, namespace, endpoints, calls)));
                 let kept = shared.as_ref().ok().cloned();
-                if made.send(shared.map(|shared| (shared, Handle::current()))).is_ok()
+                if made.send(shared).is_ok()
                     && let Some(shared) = kept
                 {
                     run(&shared, closing).await;
@@ -81,31 +81,14 @@ impl S3Storage {
         };
         thread::Builder::new().name("hicache-s3".into()).spawn(of_thread).map_err(unavailable)?;
         let lost = || Err(Error::new(ErrorKind::Unexpected, "the object store's thread ended"));
-        let (shared, handle) = making.await.unwrap_or_else(|_| lost())?;
-        Ok(Arc::new(Self { shared, handle, close }))
-    }
-
-    /// Runs `work` to its end on the storage's threads, whoever waits for it.
-    async fn on_threads<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
-        &self,
-        work: impl FnOnce(Arc<Shared>) -> W,
-    ) -> Result<T> {
-        let running = self.shared.running.begin();
-        self.shared.open()?;
-        let work = work(Arc::clone(&self.shared));
-        let task = self.handle.spawn(async move {
-            let result = work.await;
-            drop(running);
-            result
-        });
-        task.await.unwrap_or_else(|error| {
-            Err(Error::new(ErrorKind::Abandoned, "the operation was lost").with_source(error))
-        })
+        let shared = making.await.unwrap_or_else(|_| lost())?;
+        Ok(Arc::new(Self { shared, close }))
     }
 
     /// Deletes every page and the manifest: the namespace was never there.
     pub(crate) async fn remove_namespace(&self) -> Result<()> {
-        self.on_threads(|shared| async move { keys::remove_namespace(&shared).await }).await
+        let shared = Arc::clone(&self.shared);
+        self.shared.calls.run(async move { keys::remove_namespace(&shared).await }).await
     }
 
     /// How many HEAD requests were made, for tests and benches.
@@ -153,7 +136,7 @@ fn endpoints(config: &S3Config, region: &str) -> Result<Endpoints> {
 async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>) {
     let answer = closing.recv().await;
     // Everything has a deadline of its own.
-    shared.running.none().await;
+    shared.calls.idle().await;
     if let Some(answer) = answer {
         let _ = answer.send(Ok(()));
     }
@@ -243,7 +226,7 @@ impl Storage for S3Storage {
     }
 
     fn register(&self, region: &Arc<Region>) -> Result<Registration> {
-        self.shared.open()?;
+        self.shared.calls.open()?;
         if !region.kind().is_host() {
             let message =
                 format!("memory of {:?} can't be sent; copy pages to host memory first", region.kind());
@@ -253,37 +236,20 @@ impl Storage for S3Storage {
     }
 
     fn load(&self, requests: Vec<PageRequest>) -> Transfer<PageBatch> {
-        let running = self.shared.running.begin();
-        if let Err(error) = self.shared.open() {
-            return Transfer::ready(PageBatch::failed(requests, &error));
-        }
-        let (completion, transfer) = Transfer::channel(requests.len());
         let shared = Arc::clone(&self.shared);
-        self.handle.spawn(async move {
-            // Nobody waits: its memory is free with it.
-            drop(completion.answer(load::load(&shared, requests).await));
-            drop(running);
-        });
-        transfer
+        self.shared.calls.submit(requests, |requests| async move { load::load(&shared, requests).await })
     }
 
     fn store(&self, requests: Vec<PageRequest>, options: StoreOptions) -> Transfer<PageBatch> {
-        let running = self.shared.running.begin();
-        if let Err(error) = self.shared.open() {
-            return Transfer::ready(PageBatch::failed(requests, &error));
-        }
-        let (completion, transfer) = Transfer::channel(requests.len());
         let shared = Arc::clone(&self.shared);
-        self.handle.spawn(async move {
-            drop(completion.answer(store::store(&shared, requests, options).await));
-            drop(running);
-        });
-        transfer
+        self.shared
+            .calls
+            .submit(requests, |requests| async move { store::store(&shared, requests, options).await })
     }
 
     /// Only where everything is known; else it takes requests.
     fn exists_now(&self, keys: &[PageKey]) -> Option<Result<Vec<bool>>> {
-        if let Err(error) = self.shared.open() {
+        if let Err(error) = self.shared.calls.open() {
             return Some(Err(error));
         }
         let known = keys.iter().map(|key| self.shared.known.get(key).map(|known| known == Known::Present));
@@ -291,28 +257,28 @@ impl Storage for S3Storage {
     }
 
     async fn exists(&self, keys: &[PageKey]) -> Result<Vec<bool>> {
-        let keys = keys.to_vec();
-        self.on_threads(|shared| async move { keys::exists(&shared, &keys).await }).await
+        let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
+        self.shared.calls.run(async move { keys::exists(&shared, &keys).await }).await
     }
 
     async fn exists_prefix(&self, keys: &[PageKey]) -> Result<usize> {
-        let keys = keys.to_vec();
-        self.on_threads(|shared| async move { keys::exists_prefix(&shared, &keys).await }).await
+        let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
+        self.shared.calls.run(async move { keys::exists_prefix(&shared, &keys).await }).await
     }
 
     async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
-        let keys = keys.to_vec();
-        self.on_threads(|shared| async move { keys::delete(&shared, &keys).await }).await
+        let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
+        self.shared.calls.run(async move { keys::delete(&shared, &keys).await }).await
     }
 
     async fn clear(&self) -> Result<u64> {
-        self.on_threads(|shared| async move { keys::clear(&shared).await }).await
+        let shared = Arc::clone(&self.shared);
+        self.shared.calls.run(async move { keys::clear(&shared).await }).await
     }
 
     async fn list(&self, prefix: &str, cursor: Option<&ListCursor>, limit: usize) -> Result<Listing> {
-        let (prefix, cursor) = (prefix.to_owned(), cursor.cloned());
-        self.on_threads(|shared| async move { keys::list(&shared, &prefix, cursor.as_ref(), limit).await })
-            .await
+        let (shared, prefix, cursor) = (Arc::clone(&self.shared), prefix.to_owned(), cursor.cloned());
+        self.shared.calls.run(async move { keys::list(&shared, &prefix, cursor.as_ref(), limit).await }).await
     }
 
     /// Counts only: how much is in a bucket, nobody knows without listing it.
@@ -321,7 +287,7 @@ impl Storage for S3Storage {
     }
 
     async fn close(&self) -> Result<()> {
-        if self.shared.is_child() || self.shared.closed.swap(true, Ordering::SeqCst) {
+        if !self.shared.calls.close() {
             return Ok(());
         }
         let (answer, closed) = oneshot::channel();

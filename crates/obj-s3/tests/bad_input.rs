@@ -4,9 +4,10 @@ mod fixture;
 
 use std::time::{Duration, Instant};
 
-use fixture::{Fault, KEY, SECRET, Server, config};
-use hicache_core::{ErrorKind, Namespace};
+use fixture::{Fault, Ground, KEY, SECRET, Server, config};
+use hicache_core::{ErrorKind, Namespace, Storage};
 use hicache_obj_s3::{Access, S3Config, S3Storage};
+use hicache_testkit::numbered_key;
 
 async fn refused(config: S3Config) -> (ErrorKind, String) {
     let error = S3Storage::open(config, &Namespace::new("test")).await.unwrap_err();
@@ -33,6 +34,12 @@ async fn what_the_store_refuses_is_the_configuration() {
     assert!(kind == ErrorKind::Config && text.contains("credentials"), "{text}");
     let (kind, text) = with(&|config| config.access = Access::Anonymous).await;
     assert!(kind == ErrorKind::Config && text.contains("403"), "{text}");
+    for (address, mend) in
+        [("127.0.0.1:9000", "has no scheme; write http://"), ("https://", "write it as https://host:port")]
+    {
+        let (kind, text) = with(&|config| config.endpoints = vec![address.into()]).await;
+        assert!(kind == ErrorKind::Config && text.contains(mend), "{text}");
+    }
     let answers = [
         (403, "<Error><Code>RequestTimeTooSkewed</Code></Error>", "clock"),
         (301, "<Error><Code>PermanentRedirect</Code></Error>", "obj_s3.region"),
@@ -47,6 +54,54 @@ async fn what_the_store_refuses_is_the_configuration() {
         server.fail(move |_, _| Some(Fault::Strange(status, body)));
         let (kind, text) = with(&|_| ()).await;
         assert!(kind == ErrorKind::Config && text.contains(mend), "{status} {body}: {text}");
+    }
+}
+
+/// What was right when it was opened and is so no more: every call says so, as something that may be mended without us,
+/// and none of it is a miss. An answer to HEAD has no text, so that a 404 of a bucket that went is one of a page there.
+#[tokio::test]
+async fn what_goes_wrong_while_it_is_open_is_no_miss() {
+    let server = Server::start().await;
+    let answers = [
+        (403, "<Error><Code>RequestTimeTooSkewed</Code></Error>", "clock"),
+        (403, "<Error><Code>AccessDenied</Code></Error>", "ListBucket"),
+        (400, "<Error><Code>ExpiredToken</Code></Error>", "be valid now"),
+        (301, "<Error><Code>PermanentRedirect</Code></Error>", "obj_s3.region"),
+        (404, "<Error><Code>NoSuchBucket</Code></Error>", "make the bucket"),
+        (404, "<html>no such page</html>", "obj_s3.endpoint"),
+    ];
+    for (status, body, mend) in answers {
+        for call in ["load", "store", "list", "clear", "exists", "exists_prefix", "delete"] {
+            let is_head = ["exists", "exists_prefix", "delete"].contains(&call);
+            if status == 404 && is_head {
+                continue;
+            }
+            server.heal();
+            let ground = Ground::open(config(&[&server])).await;
+            ground.store(0..2).await;
+            ground.storage.close().await.unwrap();
+            // Nothing is remembered of the pages.
+            let ground = Ground::open(config(&[&server])).await;
+            server.fail(move |_, _| Some(Fault::Strange(status, body)));
+            let (storage, key) = (&ground.storage, [numbered_key(0)]);
+            let error = match call {
+                "load" => ground.load(0..1).await[0].error().cloned(),
+                "store" => ground.try_store(5..6, 1, false).await.outcomes[0].error().cloned(),
+                "list" => storage.list("", None, 10).await.err(),
+                "clear" => storage.clear().await.err(),
+                "exists" => storage.exists(&key).await.err(),
+                "exists_prefix" => storage.exists_prefix(&key).await.err(),
+                _ => storage.delete(&key).await.err(),
+            };
+            let error = error.unwrap_or_else(|| panic!("{status} {body}: {call} went well"));
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{call}: {error}");
+            let text = format!("{error} {error:?}");
+            // An answer to HEAD says less.
+            assert!(is_head || text.contains(mend), "{status} {body}: {call}: {text}");
+            assert!(!text.contains(SECRET) && !text.contains(KEY), "a secret is shown: {text}");
+            server.heal();
+            storage.close().await.unwrap();
+        }
     }
 }
 
@@ -114,7 +169,7 @@ async fn a_profile_of_a_file_is_taken() {
     let mut config = config(&[&server]);
     config.access = Access::Profile { name: Some("mine".into()), file: Some(file) };
     let storage = S3Storage::open(config, &Namespace::new("test")).await.unwrap();
-    hicache_core::Storage::close(&*storage).await.unwrap();
+    storage.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -122,7 +177,7 @@ async fn a_manifest_of_something_else_is_refused() {
     let server = Server::start().await;
     let namespace = Namespace::new("test");
     let storage = S3Storage::open(config(&[&server]), &namespace).await.unwrap();
-    hicache_core::Storage::close(&*storage).await.unwrap();
+    storage.close().await.unwrap();
     let name = format!("hicache/{}/manifest.json", namespace.fingerprint());
     let text = String::from_utf8(server.bucket.lock().objects[&name].bytes.clone()).unwrap();
     assert!(text.contains("\"model\": \"test\""), "{text}");

@@ -5,7 +5,9 @@ mod fixture;
 use std::time::{Duration, Instant};
 
 use fixture::{Fault, Ground, Server, config, done};
-use hicache_core::{ErrorKind, Storage};
+use hicache_core::{Access, ErrorKind, Namespace, PageRequest, Region, Storage, StoreOptions};
+use hicache_obj_s3::S3Storage;
+use hicache_testkit::numbered_key;
 use http::Method;
 
 /// Bytes were flowing when the time of the batch was over: the pages are late, and the endpoint is as good as before.
@@ -36,6 +38,34 @@ async fn an_endpoint_that_says_nothing_is_left_alone_however_short_the_time() {
     server.fail_gets(Fault::Late(Duration::from_secs(60)));
     assert_eq!(done(&ground.load(0..8).await), 0);
     assert_eq!(ground.storage.stat().breaker_opened, 1);
+}
+
+/// A slow line is no fault of the store's: a page that moves is sent for as long as a store may take, also where the
+/// signature covers its bytes.
+#[tokio::test]
+async fn a_slow_store_that_moves_is_not_cut() {
+    // More than the buffers of a connection take in at once.
+    const LONG: usize = 24 << 20;
+    let server = Server::start().await;
+    for unsigned in [false, true] {
+        let mut config = config(&[&server]);
+        config.store_timeout_ms = 9_000;
+        config.unsigned_payload = Some(unsigned);
+        config.prefix = format!("unsigned-{unsigned}");
+        let storage = S3Storage::open(config, &Namespace::new("test")).await.unwrap();
+        let registered = storage.register(&Region::allocate(1, LONG).unwrap()).unwrap();
+        server.fail(|method, path| {
+            (*method == Method::PUT && path.ends_with(".kv")).then_some(Fault::Sips(LONG as u64 / 5))
+        });
+        let (before, begun) = (server.requests(), Instant::now());
+        let page = PageRequest::new(numbered_key(1), registered.page(0, LONG, Access::Write).unwrap());
+        let batch = storage.store(vec![page], StoreOptions { overwrite: true }).await;
+        assert!(batch.outcomes[0].is_done(), "unsigned {unsigned}: {:?}", batch.outcomes);
+        assert_eq!(server.requests() - before, 1, "it was sent once");
+        // Longer than a store may say nothing.
+        assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
+        storage.close().await.unwrap();
+    }
 }
 
 /// Stores of one key wait for each other, and no longer than each of them may take.

@@ -248,6 +248,13 @@ async fn namespaces_and_strange_objects_stay_apart() {
     assert_eq!(done(&outcomes), 1, "{outcomes:?}");
     let text = format!("{outcomes:?}");
     assert!(text.contains("is of another namespace") && text.contains("none of our metadata"), "{text}");
+    // They are not there, also for who asks first, and who stores one replaces it.
+    let keys: Vec<PageKey> = (0..3).map(numbered_key).collect();
+    let asking = Ground::open(config(&[&server])).await;
+    let there = asking.storage.exists(&keys).await.unwrap();
+    assert_eq!(there.iter().filter(|there| **there).count(), 1, "{there:?}");
+    fresh.store(0..3).await;
+    assert_eq!(done(&fresh.load(0..3).await), 3);
     assert_eq!(fresh.storage.clear().await.unwrap(), 3);
     assert!(server.bucket.lock().objects.keys().any(|name| name.ends_with("not-ours.txt")));
     other.close().await.unwrap();

@@ -150,7 +150,7 @@ fn fill(shared: &Arc<Shared>, key: PageKey, name: Option<Box<str>>, memory: &Pag
         return;
     };
     let shared = Arc::clone(shared);
-    let running = shared.running.begin();
+    let running = shared.calls.background();
     tokio::spawn(async move {
         let gate = shared.gate().await;
         // A page that was deleted or replaced since must not come back.

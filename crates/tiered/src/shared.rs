@@ -1,15 +1,12 @@
 //! What the parts of a tiered storage share.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hicache_core::{
-    Access, Error, ErrorKind, ForkMark, Outcome, OwnerId, PageKey, PageMemory, Result, Storage,
-};
-use tokio::runtime::Handle;
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
+use hicache_core::{Access, Calls, Error, ErrorKind, Outcome, OwnerId, PageKey, PageMemory, Result, Storage};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::config::TieredConfig;
 use crate::counts::{Counters, count};
@@ -40,10 +37,7 @@ pub(crate) struct Shared {
     gate: RwLock<()>,
     /// Raised when pages begin to be taken away or replaced, and when that has ended: odd in between.
     epoch: AtomicU64,
-    handle: Handle,
-    pub(crate) running: Running,
-    pub(crate) closed: AtomicBool,
-    fork: ForkMark,
+    pub(crate) calls: Calls,
 }
 
 impl Shared {
@@ -51,7 +45,7 @@ impl Shared {
         near: Arc<dyn Storage>,
         far: Arc<dyn Storage>,
         config: TieredConfig,
-        handle: Handle,
+        calls: Calls,
     ) -> Self {
         let owner = OwnerId::new();
         Self {
@@ -67,27 +61,9 @@ impl Shared {
             storing: Storing::default(),
             gate: RwLock::new(()),
             epoch: AtomicU64::new(0),
-            handle,
-            running: Running::default(),
-            closed: AtomicBool::new(false),
-            fork: ForkMark::new(),
+            calls,
             config,
         }
-    }
-
-    /// Refuses what comes after close, or in a child.
-    pub(crate) fn open(&self) -> Result<()> {
-        if self.fork.is_child() {
-            return Err(ForkMark::refusal("storage"));
-        }
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::Closed, "the storage is closed").with_backend("tiered"));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn is_child(&self) -> bool {
-        self.fork.is_child()
     }
 
     /// Refuses memory that is registered elsewhere, or leased for another use.
@@ -116,8 +92,8 @@ impl Shared {
     pub(crate) fn try_far(self: &Arc<Self>) {
         let Some(trial) = self.link.trial() else { return };
         let mut trial = Trying { shared: Arc::clone(self), trial, health: Health::Bad };
-        let running = self.running.begin();
-        self.handle.spawn(async move {
+        let running = self.calls.background();
+        self.calls.handle().spawn(async move {
             // A key that nobody has and nothing is remembered of: it must be asked for.
             let key = PageKey::kv(rand::random());
             trial.health = match trial.shared.far.exists(&[key]).await {
@@ -241,38 +217,5 @@ impl Drop for StoringKeys<'_> {
                 }
             }
         }
-    }
-}
-
-/// How much is under way.
-#[derive(Debug)]
-pub(crate) struct Running(watch::Sender<usize>);
-
-/// Something that is under way, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Begun(watch::Sender<usize>);
-
-impl Default for Running {
-    fn default() -> Self {
-        Self(watch::Sender::new(0))
-    }
-}
-
-impl Running {
-    pub(crate) fn begin(&self) -> Begun {
-        self.0.send_modify(|running| *running += 1);
-        Begun(self.0.clone())
-    }
-
-    /// Waits until nothing is.
-    pub(crate) async fn none(&self) {
-        // An error would mean that the sender is gone, and it is ours.
-        let _ = self.0.subscribe().wait_for(|&running| running == 0).await;
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
     }
 }

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
-    Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch, PageKey, PageRequest, Region,
-    Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
+    Calls, Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch, PageKey, PageRequest,
+    Region, Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
 };
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::TieredConfig;
@@ -22,8 +21,6 @@ use crate::{keys, load, staging, store, uploads};
 #[derive(Debug)]
 pub struct Tiered {
     shared: Arc<Shared>,
-    /// Of the thread on which everything runs.
-    handle: Handle,
     close: mpsc::UnboundedSender<oneshot::Sender<Result<()>>>,
 }
 
@@ -51,8 +48,9 @@ impl Tiered {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(made.send(Err(error))),
             };
-            let shared = Arc::new(Shared::new(near, far, config, runtime.handle().clone()));
-            if made.send(Ok((Arc::clone(&shared), runtime.handle().clone()))).is_ok() {
+            let calls = Calls::new("tiered", runtime.handle().clone());
+            let shared = Arc::new(Shared::new(near, far, config, calls));
+            if made.send(Ok(Arc::clone(&shared))).is_ok() {
                 runtime.block_on(run(&shared, closing));
             }
             runtime.shutdown_background();
@@ -61,8 +59,8 @@ impl Tiered {
             |error| Error::new(ErrorKind::Unavailable, "no thread for the tiers").with_source(error);
         thread::Builder::new().name("hicache-tiered".into()).spawn(of_thread).map_err(unavailable)?;
         let lost = || Error::new(ErrorKind::Unavailable, "the thread of the tiers ended");
-        let (shared, handle) = making.recv().map_err(|_| lost())?.map_err(unavailable)?;
-        Ok(Arc::new(Self { shared, handle, close }))
+        let shared = making.recv().map_err(|_| lost())?.map_err(unavailable)?;
+        Ok(Arc::new(Self { shared, close }))
     }
 
     /// What became of pages, tier by tier.
@@ -79,23 +77,6 @@ impl Tiered {
     pub fn far(&self) -> &Arc<dyn Storage> {
         &self.shared.far
     }
-
-    /// Runs `work` to its end on the thread of the tiers, whoever waits for it.
-    async fn on_thread<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        let running = self.shared.running.begin();
-        self.shared.open()?;
-        let task = self.handle.spawn(async move {
-            let result = work.await;
-            drop(running);
-            result
-        });
-        task.await.unwrap_or_else(|error| {
-            Err(Error::new(ErrorKind::Abandoned, "the operation was lost").with_source(error))
-        })
-    }
 }
 
 async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>) {
@@ -104,7 +85,7 @@ async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot:
         async move { uploads::upload(&shared).await }
     });
     let answer = closing.recv().await;
-    shared.running.none().await;
+    shared.calls.idle().await;
     let limit = Duration::from_millis(shared.config.drain_timeout_ms);
     // A far tier that is cut off is not waited for; its pages would have been misses anyway.
     let gone = async {
@@ -146,42 +127,25 @@ impl Storage for Tiered {
     }
 
     fn register(&self, region: &Arc<Region>) -> Result<Registration> {
-        self.shared.open()?;
+        self.shared.calls.open()?;
         staging::register(self.shared.owner, &*self.shared.near, &*self.shared.far, region)
     }
 
     fn load(&self, requests: Vec<PageRequest>) -> Transfer<PageBatch> {
-        let running = self.shared.running.begin();
-        if let Err(error) = self.shared.open() {
-            return Transfer::ready(PageBatch::failed(requests, &error));
-        }
-        let (completion, transfer) = Transfer::channel(requests.len());
         let shared = Arc::clone(&self.shared);
-        self.handle.spawn(async move {
-            // Nobody waits: its memory is free with it.
-            drop(completion.answer(load::load(&shared, requests).await));
-            drop(running);
-        });
-        transfer
+        self.shared.calls.submit(requests, |requests| async move { load::load(&shared, requests).await })
     }
 
     fn store(&self, requests: Vec<PageRequest>, options: StoreOptions) -> Transfer<PageBatch> {
-        let running = self.shared.running.begin();
-        if let Err(error) = self.shared.open() {
-            return Transfer::ready(PageBatch::failed(requests, &error));
-        }
-        let (completion, transfer) = Transfer::channel(requests.len());
         let shared = Arc::clone(&self.shared);
-        self.handle.spawn(async move {
-            drop(completion.answer(store::store(&shared, requests, options).await));
-            drop(running);
-        });
-        transfer
+        self.shared
+            .calls
+            .submit(requests, |requests| async move { store::store(&shared, requests, options).await })
     }
 
     /// Only where the near tier has everything, or the far one is not asked: else it takes I/O.
     fn exists_now(&self, keys: &[PageKey]) -> Option<Result<Vec<bool>>> {
-        if let Err(error) = self.shared.open() {
+        if let Err(error) = self.shared.calls.open() {
             return Some(Err(error));
         }
         let near = self.shared.near.exists_now(keys)?;
@@ -192,27 +156,27 @@ impl Storage for Tiered {
     }
 
     async fn exists(&self, keys: &[PageKey]) -> Result<Vec<bool>> {
-        self.shared.open()?;
+        self.shared.calls.open()?;
         keys::exists(&self.shared, keys).await
     }
 
     async fn exists_prefix(&self, keys: &[PageKey]) -> Result<usize> {
-        self.shared.open()?;
+        self.shared.calls.open()?;
         keys::exists_prefix(&self.shared, keys).await
     }
 
     async fn delete(&self, keys: &[PageKey]) -> Result<Vec<Outcome>> {
         let (shared, keys) = (Arc::clone(&self.shared), keys.to_vec());
-        self.on_thread(async move { keys::delete(&shared, &keys).await }).await
+        self.shared.calls.run(async move { keys::delete(&shared, &keys).await }).await
     }
 
     async fn clear(&self) -> Result<u64> {
         let shared = Arc::clone(&self.shared);
-        self.on_thread(async move { keys::clear(&shared).await }).await
+        self.shared.calls.run(async move { keys::clear(&shared).await }).await
     }
 
     async fn list(&self, prefix: &str, cursor: Option<&ListCursor>, limit: usize) -> Result<Listing> {
-        self.shared.open()?;
+        self.shared.calls.open()?;
         keys::list(&self.shared, prefix, cursor, limit).await
     }
 
@@ -236,7 +200,7 @@ impl Storage for Tiered {
     }
 
     async fn close(&self) -> Result<()> {
-        if self.shared.is_child() || self.shared.closed.swap(true, Ordering::SeqCst) {
+        if !self.shared.calls.close() {
             return Ok(());
         }
         let (answer, closed) = oneshot::channel();

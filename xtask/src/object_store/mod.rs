@@ -4,7 +4,7 @@ mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -23,9 +23,23 @@ pub(crate) struct Arguments {
     /// A `hicache` with the feature `obj-s3`, not built anew.
     #[arg(long)]
     hicache: Option<PathBuf>,
+    /// Only one part: alone, side-by-side, killed.
+    #[arg(long)]
+    only: Option<String>,
+    /// Measures client CPU an operation instead, beside a bare HTTP client, `object_store` and the AWS SDK.
+    #[arg(long)]
+    cpu: bool,
+    /// Rounds of that.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.cpu {
+        let run = ["run", "--release", "--package", "hicache-tests", "--features", "object-store"];
+        let program = ["--bin", "hicache-object-store-cpu", "--", "--rounds", &arguments.rounds.to_string()];
+        return cargo::run(cargo::cargo().args(run).args(program));
+    }
     let trace = root().join("../shared/traces/conversation_trace.jsonl");
     if !trace.is_file() {
         say(
@@ -43,9 +57,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut ground = Ground { hicache, arguments, server, temporary: temporary.path().to_owned() };
     ground.prepare(&trace)?;
     ground.probe()?;
-    ground.alone()?;
-    ground.side_by_side()?;
-    ground.killed()
+    let wanted = |part: &str| arguments.only.as_ref().is_none_or(|only| only == part);
+    if wanted("alone") {
+        ground.alone()?;
+    }
+    if wanted("side-by-side") {
+        ground.side_by_side()?;
+    }
+    if wanted("killed") {
+        ground.killed()?;
+    }
+    Ok(())
 }
 
 struct Ground<'a> {
@@ -157,18 +179,27 @@ impl Ground<'_> {
         // A near tier of a tenth, so that the far one is asked.
         let capacity = format!("{}", self.arguments.page_bytes * 4000);
         let mut replay = self.replay("whole", "tiered", "killed", "near-4");
-        let mut child = replay.args(["--no-restart", "--capacity", &capacity]).spawn()?;
+        // As the requests came, ten times as fast: else it would be over before the server is back.
+        replay.args(["--no-restart", "--realtime", "--speed", "10", "--capacity", &capacity]);
+        let mut child = replay.spawn()?;
         let mut kills = 0;
-        while child.try_wait()?.is_none() && kills < 3 {
-            std::thread::sleep(Duration::from_millis(1500));
-            if child.try_wait()?.is_none() {
-                self.server.kill();
-                std::thread::sleep(Duration::from_millis(1500));
-                self.server.restart()?;
-                kills += 1;
+        // Soon, so that a short replay sees it too, and then where the far tier has long been in use again.
+        for pause in [1500, 10_000, 15_000].map(Duration::from_millis) {
+            let until = Instant::now() + pause;
+            while child.try_wait()?.is_none() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(50));
             }
+            if child.try_wait()?.is_some() {
+                break;
+            }
+            self.server.kill();
+            std::thread::sleep(Duration::from_millis(1500));
+            self.server.restart()?;
+            kills += 1;
         }
         let report = self.report(&format!("tiered, the server killed {kills} times"), child)?;
+        let afar = number(&report, "foreign_hit_pages") + number(&report, "far_stored_pages");
+        ensure!(afar > 0, "the far tier was never used: {report:#}");
         ensure!(kills > 0, "it was over before the server was killed; give more --requests");
         ensure!(
             number(&report, "failed_pages") == 0,

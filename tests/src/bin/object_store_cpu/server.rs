@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io::BufRead;
 use std::path::Path;
-use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -59,13 +57,6 @@ pub(crate) fn serve(ca_file: Option<&Path>) {
             });
         }
     });
-}
-
-pub(crate) fn port_of(child: &mut Child) -> u16 {
-    let output = child.stdout.take().expect("its output");
-    let mut line = String::new();
-    std::io::BufReader::new(output).read_line(&mut line).expect("a line");
-    line.trim().parse().expect("a port")
 }
 
 async fn answer(objects: &Objects, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
