@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, counted, python, say, sglang, tidy};
+use crate::{cargo, counted, nixl, python, say, sglang, tidy};
 
 /// The only target that the sanitizer of the stable compiler is used on.
 const SANITIZED: &str = "x86_64-unknown-linux-gnu";
@@ -43,6 +43,7 @@ const STAGES: &[Stage] = &[
     ("lints without default features", lints_bare),
     ("lints of the object store", lints_object_store),
     ("fuzz targets", fuzz_targets),
+    ("NIXL's wheel", nixl::stage),
     ("tests", tests),
     ("tests on the release binary", release_tests),
     ("address sanitizer", sanitizer),
@@ -114,7 +115,7 @@ fn lints_bare() -> Result<()> {
 }
 
 fn lints_object_store() -> Result<()> {
-    let features = ["--features", "hicache/obj-s3,hicache/tiered,hicache-cli/obj-s3"];
+    let features = ["--features", "hicache/obj-s3,hicache/tiered,hicache-cli/obj-s3,hicache-cli/nixl"];
     let packages = ["clippy", "--package", "hicache", "--package", "hicache-cli", "--all-targets"];
     cargo::run(cargo::cargo().args(packages).args(features).args(["--", "--deny", "warnings"]))
 }
@@ -131,7 +132,8 @@ fn tests() -> Result<()> {
     // Output is shown: tests that go without something (root, a kernel feature, the trace) say so there.
     let arguments = ["test", "--workspace", "--exclude", "hicache-tests", "--", "--show-output"];
     counted::run(cargo::cargo().args(arguments))?;
-    let features = ["test", "--package", "hicache", "--features", "obj-s3,tiered", "--", "--show-output"];
+    let features =
+        ["test", "--package", "hicache", "--features", "nixl,obj-s3,tiered", "--", "--show-output"];
     counted::run(cargo::cargo().args(features))
 }
 

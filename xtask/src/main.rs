@@ -5,7 +5,9 @@ mod cargo;
 mod counted;
 mod demo;
 mod gate;
+mod libclang;
 mod matrix;
+mod nixl;
 mod object_store;
 mod python;
 mod sglang;
@@ -42,6 +44,8 @@ enum Task {
     Sglang(sglang::Arguments),
     /// The object store and the tiers against a real server, on the recorded trace.
     ObjectStore(object_store::Arguments),
+    /// NIXL's wheel and an object store, installed under `target/`, and the tests on them.
+    Nixl(nixl::Arguments),
     /// Every combination of features, the oldest versions of what we stand on, the oldest compiler.
     Matrix(matrix::Arguments),
     /// The invariants that a program can check.
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Task::Python(arguments) => python::run(&arguments),
         Task::Sglang(arguments) => sglang::run(&arguments),
         Task::ObjectStore(arguments) => object_store::run(&arguments),
+        Task::Nixl(arguments) => nixl::run(&arguments),
         Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Tidy => tidy::run(),
     };

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::libclang::Libclang;
 use crate::{cargo, root, say, tree};
 
 /// Checks all combinations of features.
@@ -16,7 +17,7 @@ const NOT_SHIPPED: &[&str] = &["hicache-tests", "hicache-testkit", "xtask"];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only the parts whose name contains this: tree, features, oldest versions, oldest compiler.
+    /// Only the parts whose name contains this: tree, features, oldest versions, oldest compiler, nixl-sys.
     #[arg(long)]
     only: Option<String>,
 }
@@ -28,7 +29,11 @@ const PARTS: &[Part] = &[
     ("features", features),
     ("oldest versions", oldest_versions),
     ("oldest compiler", oldest_compiler),
+    ("nixl-sys", nixl_sys),
 ];
+
+/// The feature that links a foreign library and needs libclang to be built: looked at once, not in every combination.
+const LINKED: &str = "nixl-sys";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
@@ -44,6 +49,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// The table of NIXL's functions, filled from linked symbols.
+fn nixl_sys() -> Result<()> {
+    let mut clippy = cargo::cargo();
+    Libclang::find()?.give(&mut clippy);
+    clippy.args(["clippy", "--package", "hicache-nixl-backend", "--features", LINKED, "--all-targets"]);
+    cargo::run(clippy.args(["--", "--deny", "warnings"]))
+}
+
 fn default_tree() -> Result<()> {
     let mut wrong = Vec::new();
     tree::look(&mut wrong)?;
@@ -54,6 +67,7 @@ fn features() -> Result<()> {
     let hack = installed_hack()?;
     let mut command = Command::new(hack);
     command.current_dir(root()).args(["hack", "clippy", "--workspace", "--feature-powerset", "--keep-going"]);
+    command.args(["--exclude-features", LINKED]);
     NOT_SHIPPED.iter().for_each(|package| _ = command.args(["--exclude", package]));
     cargo::run(command.args(["--", "--deny", "warnings"]))
 }
@@ -79,6 +93,7 @@ fn oldest_versions() -> Result<()> {
     cargo::run(update.args(["update", "--quiet", "-Z", "direct-minimal-versions"]))?;
     let mut check = cargo::cargo();
     check.current_dir(&copy).env("CARGO_TARGET_DIR", root().join("target/matrix-build"));
+    Libclang::find()?.give(&mut check);
     check.args(["check", "--workspace", "--all-features"]);
     NOT_SHIPPED.iter().for_each(|package| _ = check.args(["--exclude", package]));
     cargo::run(&mut check)
@@ -131,6 +146,7 @@ fn oldest_compiler() -> Result<()> {
         say(&format!("went without: compiler {oldest}; this is {version}"));
         return Ok(());
     }
+    Libclang::find()?.give(&mut check);
     check.args(["check", "--workspace", "--all-features"]);
     NOT_SHIPPED.iter().for_each(|package| _ = check.args(["--exclude", package]));
     cargo::run(&mut check)

@@ -37,6 +37,7 @@ pub mod key;
 pub mod memory;
 pub mod memory_storage;
 pub mod namespace;
+pub mod probing;
 pub mod recent_keys;
 pub mod region;
 pub mod storage;

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 
 /// Beginnings of the names of variables that mean something here; others are not even kept.
 const PREFIXES: [&str; 2] = ["HICACHE_", "SGLANG_HICACHE_NIXL_"];
+
+/// Other variables that are looked at: where NIXL and its Python are, and what its object plugin is told.
+pub(crate) const OTHERS: [&str; 6] =
+    ["NIXL_LIB_DIR", "NIXL_PLUGIN_DIR", "VIRTUAL_ENV", "CONDA_PREFIX", "PATH", "AWS_DEFAULT_BUCKET"];
 
 /// Environment variables as the configuration sees them. Tests make one from pairs and never change the process.
 ///
@@ -14,8 +19,15 @@ const PREFIXES: [&str; 2] = ["HICACHE_", "SGLANG_HICACHE_NIXL_"];
 /// assert_eq!(environment.get("HICACHE_BACKEND").unwrap(), "memory");
 /// assert!(environment.get("HOME").is_none());
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<String, OsString>);
+
+impl fmt::Debug for Environment {
+    /// Names only: values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
 
 impl Environment {
     /// The value of a variable.
@@ -33,7 +45,9 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
         let ours = variables.into_iter().filter_map(|(name, value)| {
             let name = name.into().into_string().ok()?;
-            PREFIXES.iter().any(|prefix| name.starts_with(prefix)).then(|| (name, value.into()))
+            let ours =
+                PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || OTHERS.contains(&name.as_str());
+            ours.then(|| (name, value.into()))
         });
         Self(ours.collect())
     }

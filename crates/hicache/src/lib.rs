@@ -12,7 +12,7 @@
 //!
 //! Features choose what is built: `posix-uring` (on by default) keeps pages on local disks. Without any feature there
 //! is the memory backend alone. `obj-s3` keeps pages in a bucket, `tiered` puts one storage before another: disks of
-//! this machine before a bucket that every machine reads. `controller` adds the controller of engines written in Rust: it moves pages between device, host and any of these storages.
+//! this machine before a bucket that every machine reads. `nixl` moves files and objects through the plugins of NIXL. `controller` adds the controller of engines written in Rust: it moves pages between device, host and any of these storages.
 //!
 //! # Pages in memory
 //!
@@ -41,6 +41,8 @@
 #![cfg_attr(feature = "posix-uring", doc = include_str!("on_disk.md"))]
 
 mod memory;
+#[cfg(feature = "nixl")]
+mod nixl;
 #[cfg(feature = "page-store")]
 mod open_engine;
 #[cfg(not(feature = "page-store"))]
@@ -71,6 +73,8 @@ pub use hicache_core::{
     PageMemory, PageRequest, Piece, PoolName, ProbeContext, ProbeReport, Region, Registration, Result,
     Storage, StorageStat, StoreOptions, Transfer, Verdict, hashing,
 };
+#[cfg(feature = "nixl")]
+pub use hicache_nixl_backend as nixl_backend;
 #[cfg(feature = "obj-s3")]
 pub use hicache_obj_s3 as obj_s3;
 #[cfg(feature = "page-store")]
@@ -80,6 +84,6 @@ pub use hicache_posix_uring as posix_uring;
 #[cfg(feature = "tiered")]
 pub use hicache_tiered as tiered;
 pub use open::{Opened, open};
-pub use probe::probe_all;
+pub use probe::{probe_all, probe_named};
 pub use registry::backends;
 pub use select::{Selected, Skipped, select};

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hicache_core::{Backend, MemoryKind, ProbeContext, ProbeReport};
+use hicache_core::{Backend, Error, MemoryKind, ProbeContext, ProbeReport, Result};
 
 use crate::config::Config;
 use crate::registry;
@@ -17,6 +17,20 @@ pub async fn probe_all(config: &Config, directory: &Path) -> Vec<ProbeReport> {
         reports.push(probe_one(&*backend, directory).await);
     }
     reports
+}
+
+/// As [`probe_all`], of the backend of this name alone.
+///
+/// # Errors
+/// `Config` for a name that this build does not have.
+pub async fn probe_named(config: &Config, name: &str, directory: &Path) -> Result<ProbeReport> {
+    let canonical = registry::known(name).map_or(name, |known| known.name);
+    let backend = registry::backends(config).into_iter().find(|backend| backend.name() == canonical);
+    let backend = backend.ok_or_else(|| {
+        let names = registry::built_names().join(", ");
+        Error::config(format!("{name:?} is not a backend of this build, which has {names}"))
+    })?;
+    Ok(probe_one(&*backend, directory).await)
 }
 
 /// Probes one backend in `directory`.

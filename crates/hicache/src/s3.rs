@@ -11,7 +11,7 @@ pub(crate) fn backend(settings: &Settings) -> Box<dyn Backend> {
 }
 
 /// `None` where no bucket is named.
-fn config(settings: &Settings) -> Option<S3Config> {
+pub(crate) fn config(settings: &Settings) -> Option<S3Config> {
     let s3 = &settings.obj_s3;
     let access = match (&s3.profile, &s3.credentials_file) {
         (None, None) => Access::Chain,

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use hicache_core::{Backend, Error, ErrorKind, ProbeReport, Result, Verdict};
 use serde::Serialize;
 
-use crate::config::Config;
 use crate::config::suggest::nearest;
+use crate::config::{Config, Origin};
 use crate::probe::probe_one;
 use crate::registry::KNOWN;
 
@@ -65,9 +65,12 @@ pub async fn select(config: &Config, mut backends: Vec<Box<dyn Backend>>) -> Res
             .with_backend(backend.name())),
         };
     }
+    // Nobody asked for what stands in the default order and is not in this build.
+    let was_given = config.origin("order") != Origin::Default;
     for name in &settings.order {
         let reason = match backends.iter().position(|backend| backend.name() == name) {
-            None => absent(name),
+            None if was_given => absent(name),
+            None => continue,
             Some(at) => {
                 let backend = backends.swap_remove(at);
                 match selection.probe(&*backend).await {

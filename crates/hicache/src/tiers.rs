@@ -9,7 +9,7 @@ use hicache_core::{
 use hicache_tiered::{Tiered, TieredConfig};
 
 use crate::config::Config;
-use crate::registry::{self, OBJ_S3, TIERED};
+use crate::registry::{self, NIXL_OBJ, OBJ_S3, TIERED};
 use crate::{memory, open_engine};
 
 /// The tiers of a configuration.
@@ -55,7 +55,7 @@ impl TieredBackend {
         let named = &settings.tiered.near;
         let names: Vec<&str> = match named.as_str() {
             "auto" => {
-                let elsewhere = [OBJ_S3, TIERED, memory::NAME];
+                let elsewhere = [OBJ_S3, NIXL_OBJ, TIERED, memory::NAME];
                 settings.order.iter().map(String::as_str).filter(|name| !elsewhere.contains(name)).collect()
             }
             name => vec![name],

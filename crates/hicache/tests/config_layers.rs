@@ -25,7 +25,9 @@ fn defaults() {
     let settings = config.settings();
     assert_eq!(settings.storage_dir, [PathBuf::from("/tmp/hicache_storage")]);
     assert_eq!(settings.backend, "auto");
-    assert_eq!(settings.order, ["posix-uring", "posix-pread", "obj-s3"]);
+    let nixl = ["nixl:3FS", "nixl:POSIX", "nixl:GDS_MT", "nixl:GDS", "nixl:OBJ"];
+    assert_eq!(settings.order[..5], nixl);
+    assert_eq!(settings.order[5..], ["posix-uring", "posix-pread", "obj-s3"]);
     assert_eq!(settings.capacity_bytes, None);
     assert_eq!((settings.io, settings.durability), (Io::Auto, Durability::None));
     assert!(settings.verify);
@@ -152,6 +154,7 @@ fn every_field_has_a_variable() {
         ("page_bytes", "4096", json!(4096)),
         ("verify", "off", json!(false)),
         ("io_timeout_ms", "1000", json!(1000)),
+        ("probe_helper", "/bin/hicache", json!(["/bin/hicache"])),
         ("posix_uring.depth", "8", json!(8)),
         ("posix_uring.rings", "2", json!(2)),
         ("posix_uring.register_buffers", "No", json!(false)),
@@ -181,6 +184,43 @@ fn every_field_has_a_variable() {
         ("obj_s3.absent_age_ms", "0", json!(0)),
         ("obj_s3.reads", "sdk", json!("sdk")),
         ("obj_s3.threads", "7", json!(7)),
+        ("nixl.library", "/opt/lib.so", json!("/opt/lib.so")),
+        ("nixl.site_packages", "/a,/b", json!(["/a", "/b"])),
+        ("nixl.threads", "2", json!(2)),
+        ("nixl.depth", "8", json!(8)),
+        ("nixl.probe", "inline", json!("inline")),
+        ("nixl.probe_timeout_ms", "5", json!(5)),
+        ("nixl_posix.use_aio", "true", json!(true)),
+        ("nixl_posix.use_uring", "False", json!(false)),
+        ("nixl_posix.use_posix_aio", "0", json!(false)),
+        ("nixl_posix.ios_pool_size", "64", json!(64)),
+        ("nixl_posix.kernel_queue_size", "1024", json!(1024)),
+        ("nixl_gds.batch_pool_size", "1", json!(1)),
+        ("nixl_gds.batch_limit", "2", json!(2)),
+        ("nixl_gds.max_request_size", "1MiB", json!(1048576)),
+        ("nixl_gds_mt.thread_count", "4", json!(4)),
+        ("nixl_3fs.mount_point", "/mnt/x", json!("/mnt/x")),
+        ("nixl_3fs.mem_config", "dram_zc", json!("dram_zc")),
+        ("nixl_3fs.iopool_size", "128", json!(128)),
+        ("nixl_obj.bucket", "b", json!("b")),
+        ("nixl_obj.prefix", "p", json!("p")),
+        ("nixl_obj.endpoint_override", "http://a:1", json!("http://a:1")),
+        ("nixl_obj.scheme", "http", json!("http")),
+        ("nixl_obj.region", "r", json!("r")),
+        ("nixl_obj.use_virtual_addressing", "on", json!(true)),
+        ("nixl_obj.access_key", "a", json!("(set, not shown)")),
+        ("nixl_obj.secret_key", "s", json!("(set, not shown)")),
+        ("nixl_obj.session_token", "t", json!("(set, not shown)")),
+        ("nixl_obj.req_checksum", "required", json!("required")),
+        ("nixl_obj.resp_checksum", "supported", json!("supported")),
+        ("nixl_obj.ca_bundle", "/ca", json!("/ca")),
+        ("nixl_obj.crtMinLimit", "5MiB", json!(5242880)),
+        ("nixl_obj.throughput_target_gbps", "25", json!(25)),
+        ("nixl_obj.num_threads", "4", json!(4)),
+        ("nixl_obj.load_timeout_ms", "1", json!(1)),
+        ("nixl_obj.store_timeout_ms", "2", json!(2)),
+        ("nixl_obj.concurrency", "3", json!(3)),
+        ("nixl_obj.staging_bytes", "1MiB", json!(1048576)),
         ("tiered.near", "memory", json!("memory")),
         ("tiered.far", "memory", json!("memory")),
         ("tiered.staging_bytes", "1MiB", json!(1 << 20)),
@@ -216,7 +256,8 @@ fn every_field_has_a_variable() {
         assert_eq!(settings.pointer(&pointer), Some(&explained.value), "{}", explained.field);
     }
     let leaves = |table: &serde_json::Value| table.as_object().unwrap().len();
-    let tables = ["posix_uring", "posix_pread", "obj_s3", "tiered", "namespace"];
+    let nixl = ["nixl", "nixl_posix", "nixl_gds", "nixl_gds_mt", "nixl_3fs", "nixl_obj"];
+    let tables = [&["posix_uring", "posix_pread", "obj_s3", "tiered", "namespace"][..], &nixl].concat();
     let inner: usize = tables.iter().map(|table| leaves(&settings[table])).sum();
     assert_eq!(leaves(&settings) - tables.len() + inner, fields.len());
 }
@@ -304,9 +345,9 @@ fn a_slip_in_a_variable_is_pointed_out_and_other_programs_variables_are_not() {
 fn the_environment_of_the_process_can_be_read() {
     // Only that it is read; what is in it is not ours to say.
     let environment = hicache::process_environment();
-    assert!(
-        environment
-            .names()
-            .all(|name| name.starts_with("HICACHE_") || name.starts_with("SGLANG_HICACHE_NIXL_"))
-    );
+    let others =
+        ["NIXL_LIB_DIR", "NIXL_PLUGIN_DIR", "VIRTUAL_ENV", "CONDA_PREFIX", "PATH", "AWS_DEFAULT_BUCKET"];
+    assert!(environment.names().all(|name| {
+        name.starts_with("HICACHE_") || name.starts_with("SGLANG_HICACHE_NIXL_") || others.contains(&name)
+    }));
 }

@@ -1,22 +1,18 @@
 //! The two backends, and the probes that say whether they work here.
 
 use std::fs::File;
-use std::future::Future;
 use std::path::Path;
-use std::pin::pin;
-use std::sync::{Arc, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hicache_core::backend::round_trip;
+use hicache_core::probing::{block_on, probe_on_a_thread};
 use hicache_core::{
     Access, Backend, Check, Engine, Error, Offer, ProbeContext, ProbeReport, Region, Registration, Result,
-    Verdict,
 };
 use rustix::fs::{FallocateFlags, fallocate};
-use tokio::sync::oneshot;
 
 use crate::config::{IoMode, PreadConfig, UringConfig};
 use crate::engine::UringEngine;
@@ -62,7 +58,10 @@ impl Backend for UringBackend {
 
     async fn probe(&self, context: &ProbeContext) -> ProbeReport {
         let (config, context) = (self.config.clone(), context.clone());
-        on_a_thread(URING, LONGEST_PROBE, move |checks| probe_uring(&config, &context, checks)).await
+        probe_on_a_thread(URING, Offer::Engine, LONGEST_PROBE, move |checks| {
+            probe_uring(&config, &context, checks)
+        })
+        .await
     }
 
     fn open_engine(&self) -> Result<Arc<dyn Engine>> {
@@ -86,7 +85,10 @@ impl Backend for PreadBackend {
 
     async fn probe(&self, context: &ProbeContext) -> ProbeReport {
         let (config, context) = (self.config.clone(), context.clone());
-        on_a_thread(PREAD, LONGEST_PROBE, move |checks| probe_pread(&config, &context, checks)).await
+        probe_on_a_thread(PREAD, Offer::Engine, LONGEST_PROBE, move |checks| {
+            probe_pread(&config, &context, checks)
+        })
+        .await
     }
 
     fn open_engine(&self) -> Result<Arc<dyn Engine>> {
@@ -187,83 +189,4 @@ fn huge_pages(region: &Arc<Region>) -> Result<String, String> {
     let seen = HugePages::of(region).map_err(|e| e.to_string())?;
     let detail = format!("{} of {} bytes", seen.huge_bytes, seen.bytes);
     if seen.huge_bytes > 0 { Ok(detail) } else { Err(detail) }
-}
-
-/// Runs a probe where it can neither hang nor panic its caller.
-async fn on_a_thread(
-    name: &'static str,
-    longest: Duration,
-    probe: impl FnOnce(&mut Vec<Check>) -> Result<String> + Send + 'static,
-) -> ProbeReport {
-    let report = move |verdict, reason: String, checks| {
-        // One line, whatever the message of a library has.
-        let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
-        ProbeReport { backend: name, offer: Offer::Engine, verdict, reason, checks }
-    };
-    let (answer, answered) = oneshot::channel();
-    let watch = move || {
-        let (sender, receiver) = mpsc::channel();
-        let work = move || {
-            let mut checks = Vec::new();
-            let (verdict, reason) = match probe(&mut checks) {
-                Ok(reason) => (Verdict::Usable, reason),
-                Err(error) => (Verdict::Unavailable, error.to_string()),
-            };
-            // Nobody listens when it took too long.
-            let _ = sender.send(report(verdict, reason, checks));
-        };
-        let started = thread::Builder::new().name("hicache-probe".to_owned()).spawn(work);
-        let failure = match (started, receiver.recv_timeout(longest)) {
-            (Err(error), _) => format!("no thread for the probe: {error}"),
-            (Ok(_), Ok(seen)) => return drop(answer.send(seen)),
-            (Ok(_), Err(mpsc::RecvTimeoutError::Timeout)) => format!("no answer within {longest:?}"),
-            (Ok(_), Err(mpsc::RecvTimeoutError::Disconnected)) => "the probe panicked".to_owned(),
-        };
-        drop(answer.send(report(Verdict::Unavailable, failure, Vec::new())));
-    };
-    if let Err(error) = thread::Builder::new().name("hicache-probe".to_owned()).spawn(watch) {
-        return report(Verdict::Unavailable, format!("no thread for the probe: {error}"), Vec::new());
-    }
-    answered
-        .await
-        .unwrap_or_else(|_| report(Verdict::Unavailable, "the probe was lost".to_owned(), Vec::new()))
-}
-
-/// Drives a future on this thread, which sleeps in between.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return output;
-        }
-        thread::park();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_probe_that_panics_or_hangs_is_a_report() {
-        let panicked = on_a_thread("x", LONGEST_PROBE, |_| std::panic::panic_any("on purpose")).await;
-        assert_eq!(
-            (panicked.verdict, panicked.reason.as_str()),
-            (Verdict::Unavailable, "the probe panicked")
-        );
-        let short = Duration::from_millis(10);
-        let hung = on_a_thread("x", short, |_| {
-            thread::sleep(Duration::from_millis(200));
-            Ok(String::new())
-        });
-        assert!(hung.await.reason.contains("no answer within 10ms"));
-    }
 }

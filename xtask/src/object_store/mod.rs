@@ -1,6 +1,6 @@
 //! `cargo xtask object-store`: the object store and the tiers against a real server, on the recorded trace.
 
-mod server;
+pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

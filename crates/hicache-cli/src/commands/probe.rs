@@ -20,6 +20,9 @@ pub(crate) struct ProbeArguments {
     /// Probe for this storage directory, not the configured ones; may be repeated. Nothing stays behind in it
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
+    /// Probe this backend and no other
+    #[arg(long, value_name = "BACKEND")]
+    only: Option<String>,
     #[command(flatten)]
     config: ConfigArguments,
     /// Print one JSON object: `selected` (the backend that would be used, or null) and `directories`
@@ -49,14 +52,18 @@ pub(crate) fn run(arguments: &ProbeArguments, output: &mut Output) -> Result<Exi
     let directories: Vec<Probed> = super::runtime(0)?.block_on(async {
         let mut probed = Vec::new();
         for directory in &settings.storage_dir {
-            let backends = hicache::probe_all(&config, directory).await;
+            let backends = match &arguments.only {
+                Some(name) => vec![hicache::probe_named(&config, name, directory).await?],
+                None => hicache::probe_all(&config, directory).await,
+            };
             probed.push(Probed { directory: directory.clone(), backends });
         }
-        probed
-    });
-    let wanted = match settings.backend.as_str() {
-        "auto" => settings.order.as_slice(),
-        _ => std::slice::from_ref(&settings.backend),
+        Ok::<_, Failure>(probed)
+    })?;
+    let wanted = match (&arguments.only, settings.backend.as_str()) {
+        (Some(_), _) => &directories.first().map(Probed::names).unwrap_or_default(),
+        (None, "auto") => settings.order.as_slice(),
+        (None, _) => std::slice::from_ref(&settings.backend),
     };
     let selected = wanted.iter().find(|name| directories.iter().all(|probed| probed.usable(name))).cloned();
     let report = Report { selected, directories };
@@ -72,6 +79,10 @@ pub(crate) fn run(arguments: &ProbeArguments, output: &mut Output) -> Result<Exi
 }
 
 impl Probed {
+    fn names(&self) -> Vec<String> {
+        self.backends.iter().map(|report| report.backend.to_owned()).collect()
+    }
+
     fn usable(&self, name: &str) -> bool {
         let usable = |report: &&ProbeReport| report.backend == name && report.verdict == Verdict::Usable;
         self.backends.iter().any(|report| usable(&report))

@@ -1,5 +1,6 @@
 //! Putting the layers together.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use hicache_core::{Error, Namespace, Result};
@@ -9,8 +10,8 @@ use super::field::{Field, fields};
 use super::foreign::FOREIGN;
 use super::layers::{Layers, bad_value};
 use super::suggest::nearest_above;
-use super::{Config, Origin, check, field, file};
-use crate::environment::Environment;
+use super::{Config, Origin, check, connector, field, file};
+use crate::environment::{Environment, OTHERS};
 
 /// The variable that names the configuration file.
 pub(crate) const FILE_VARIABLE: &str = "HICACHE_CONFIG";
@@ -20,11 +21,22 @@ const VARIABLE_NEAR: f64 = 0.8;
 
 /// The layers of a configuration to be. The order of the calls does not matter, except between explicit values of the
 /// same field: the last one stays. Everything is read and checked by [`ConfigBuilder::build`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ConfigBuilder {
     file: Option<PathBuf>,
     environment: Environment,
     explicit: Vec<(String, Value)>,
+}
+
+impl fmt::Debug for ConfigBuilder {
+    /// Names only: values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.explicit.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ConfigBuilder")
+            .field("file", &self.file)
+            .field("explicit", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ConfigBuilder {
@@ -88,9 +100,11 @@ impl ConfigBuilder {
         for (path, value) in &self.explicit {
             layers.overlay(path, value, &Origin::Explicit)?;
         }
+        connector::check(&layers)?;
         let settings = layers.settings()?;
         check::check(&settings, &layers)?;
-        Ok(Config { settings, layers, warnings: self.warnings() })
+        let warnings = layers.notes().iter().cloned().chain(self.warnings()).collect();
+        Ok(Config { settings, layers, warnings, environment: self.environment })
     }
 
     fn file_to_read(&self) -> Result<Option<(PathBuf, Origin)>> {
@@ -137,6 +151,7 @@ impl ConfigBuilder {
         let mut known: Vec<String> = fields().iter().map(Field::variable).collect();
         known.push(FILE_VARIABLE.to_owned());
         known.extend(FOREIGN.iter().map(|foreign| foreign.variable.to_owned()));
+        known.extend(OTHERS.map(str::to_owned));
         let strange = self.environment.names().filter(|name| !known.iter().any(|known| known == name));
         let warn = |name: &str| {
             let meant = nearest_above(VARIABLE_NEAR, name, known.iter().map(String::as_str))?;

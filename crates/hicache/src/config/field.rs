@@ -45,7 +45,7 @@ const fn field(name: &'static str, kind: Kind, default: &'static str, help: &'st
 
 const MOST: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 58] = [
+static FIELDS: [Field; 96] = [
     field(
         "storage_dir",
         Kind::Directories,
@@ -112,6 +112,13 @@ static FIELDS: [Field; 58] = [
         Kind::Count(1, 3_600_000),
         "30000",
         "Milliseconds after which an operation that does not end counts as lost.",
+    ),
+    field(
+        "probe_helper",
+        Kind::Words,
+        "",
+        "The command that probes what may hang, in a process of its own: `hicache`, or `python -m hicache`. Not set for \
+         `hicache` on PATH.",
     ),
     field("posix_uring.depth", Kind::Count(1, 4096), "64", "Operations that a ring keeps in flight."),
     field("posix_uring.rings", Kind::Count(1, 64), "1", "Rings, each with a thread of its own."),
@@ -243,6 +250,150 @@ static FIELDS: [Field; 58] = [
         "Which code sends GET and HEAD: ours, which takes less CPU, or the AWS SDK.",
     ),
     field("obj_s3.threads", Kind::Count(1, 64), "2", "Threads that send and receive."),
+    field(
+        "nixl.library",
+        Kind::Text,
+        "",
+        "`libnixl_capi.so`, or the directory that has it. Not set for NIXL_LIB_DIR, the wheel in site-packages, then \
+         where the loader looks.",
+    ),
+    field(
+        "nixl.site_packages",
+        Kind::Directories,
+        "",
+        "Where the wheel is looked for. Not set for those of the active Python: VIRTUAL_ENV, CONDA_PREFIX, `python3` \
+         on PATH.",
+    ),
+    field(
+        "nixl.threads",
+        Kind::Count(1, 64),
+        "1",
+        "I/O threads of a file plugin, each with an agent of its own.",
+    ),
+    field(
+        "nixl.depth",
+        Kind::Count(1, 65_535),
+        "1024",
+        "Operations that each of them keeps in flight, held below the plugin's own pool.",
+    ),
+    field(
+        "nixl.probe",
+        Kind::Word(&["child", "inline"]),
+        "child",
+        "Where a plugin that needs a GPU is probed: in a process that can be killed, since it may hang, or in this one.",
+    ),
+    field(
+        "nixl.probe_timeout_ms",
+        Kind::Count(1, 3_600_000),
+        "30000",
+        "Milliseconds after which a probe of a plugin that needs a GPU is killed; it runs in a process of its own.",
+    ),
+    field("nixl_posix.use_aio", Kind::Flag, "", "Linux AIO; the default of the three."),
+    field("nixl_posix.use_uring", Kind::Flag, "", "io_uring."),
+    field(
+        "nixl_posix.use_posix_aio",
+        Kind::Flag,
+        "",
+        "Refused when true: after one request that fails, every later one does, and the process ends with SIGSEGV.",
+    ),
+    field(
+        "nixl_posix.ios_pool_size",
+        Kind::Count(64, 65_536),
+        "65536",
+        "Operations that the plugin keeps in flight; the engine stays below it.",
+    ),
+    field("nixl_posix.kernel_queue_size", Kind::Count(16, 1024), "256", "Entries of the kernel's queue."),
+    field("nixl_gds.batch_pool_size", Kind::Count(1, 65_536), "16", "Batches that are kept ready."),
+    field("nixl_gds.batch_limit", Kind::Count(1, 65_536), "128", "Most operations of a batch."),
+    field("nixl_gds.max_request_size", Kind::Size(4096), "16MiB", "Most bytes of an operation."),
+    field(
+        "nixl_gds_mt.thread_count",
+        Kind::Count(1, 1024),
+        "",
+        "Threads; not set for half of the processors.",
+    ),
+    field("nixl_3fs.mount_point", Kind::Text, "/mnt/3fs/", "Where 3FS is mounted."),
+    field(
+        "nixl_3fs.mem_config",
+        Kind::Word(&["auto", "dram", "dram_zc"]),
+        "auto",
+        "How memory is used: through memory of 3FS, straight (`dram_zc`), or as the plugin finds best.",
+    ),
+    field("nixl_3fs.iopool_size", Kind::Count(64, 1 << 20), "64", "Size of the plugin's pool of operations."),
+    field("nixl_obj.bucket", Kind::Text, "", "Bucket of NIXL's object store. It must be there."),
+    field(
+        "nixl_obj.prefix",
+        Kind::Text,
+        "hicache-nixl",
+        "What the names of all objects begin with. Never that of `obj_s3`: the objects are of another format.",
+    ),
+    field("nixl_obj.endpoint_override", Kind::Host, "", "Address of the store. Not set for AWS."),
+    field(
+        "nixl_obj.scheme",
+        Kind::Word(&["http", "https"]),
+        "https",
+        "How the store is spoken to where the address does not say.",
+    ),
+    field("nixl_obj.region", Kind::Text, "", "Region; not set for the plugin's own, us-east-1."),
+    field(
+        "nixl_obj.use_virtual_addressing",
+        Kind::Flag,
+        "false",
+        "Whether the bucket is in the host of addresses and not in the path.",
+    ),
+    field(
+        "nixl_obj.access_key",
+        Kind::Secret,
+        "",
+        "Access key. Not set, with the next two, for the usual AWS chain, which is better: a file may be read by others.",
+    ),
+    field("nixl_obj.secret_key", Kind::Secret, "", "Secret key. Never shown."),
+    field("nixl_obj.session_token", Kind::Secret, "", "Session token. Never shown."),
+    field(
+        "nixl_obj.req_checksum",
+        Kind::Word(&["required", "supported"]),
+        "",
+        "When S3's own checksums are sent; pages carry ours in any case.",
+    ),
+    field(
+        "nixl_obj.resp_checksum",
+        Kind::Word(&["required", "supported"]),
+        "",
+        "When S3's own checksums are compared.",
+    ),
+    field("nixl_obj.ca_bundle", Kind::Text, "", "Certificates that are trusted."),
+    field(
+        "nixl_obj.crtMinLimit",
+        Kind::Size(1),
+        "",
+        "Pages from this length on go through the client of the AWS CRT; not set for none.",
+    ),
+    field(
+        "nixl_obj.throughput_target_gbps",
+        Kind::Count(1, 10_000),
+        "",
+        "Throughput that the CRT client aims at.",
+    ),
+    field("nixl_obj.num_threads", Kind::Count(1, 1024), "", "Threads of the plugin's client."),
+    field(
+        "nixl_obj.load_timeout_ms",
+        Kind::Count(1, 3_600_000),
+        "5000",
+        "Milliseconds after which a page of a load is given up.",
+    ),
+    field(
+        "nixl_obj.store_timeout_ms",
+        Kind::Count(1, 3_600_000),
+        "30000",
+        "Milliseconds after which a page of a store is given up.",
+    ),
+    field("nixl_obj.concurrency", Kind::Count(1, 1024), "32", "Most pages on their way at a time."),
+    field(
+        "nixl_obj.staging_bytes",
+        Kind::Size(64 << 10),
+        "128MiB",
+        "Memory through which pages go: an object is a page and what is said of it, in one piece.",
+    ),
     field(
         "tiered.near",
         Kind::Text,

@@ -44,9 +44,12 @@ pub(crate) fn read(path: &Path, named_by: &Origin) -> Result<Map<String, Value>>
 }
 
 fn from_toml(text: &str) -> Result<Value, String> {
-    toml::from_str::<Strict>(text)
-        .map(|strict| strict.0)
-        .map_err(|error| error.to_string().trim_end().to_owned())
+    toml::from_str::<Strict>(text).map(|strict| strict.0).map_err(|error| {
+        // Its own form shows the line, which may have a secret in it.
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map(|before| format!(" in line {}", before.matches('\n').count() + 1));
+        format!("{}{}", error.message().trim_end(), line.unwrap_or_default())
+    })
 }
 
 fn from_json(text: &str) -> Result<Value, String> {

@@ -15,7 +15,7 @@ pub(crate) struct Foreign {
     pub(crate) translate: fn(&str) -> Result<Value, String>,
 }
 
-pub(crate) static FOREIGN: [Foreign; 3] = [
+pub(crate) static FOREIGN: [Foreign; 4] = [
     Foreign {
         variable: "SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR",
         field: "storage_dir",
@@ -33,6 +33,12 @@ pub(crate) static FOREIGN: [Foreign; 3] = [
         field: "io",
         help: "True is `direct`, false is `buffered`; `\"false\"` is false.",
         translate: direct,
+    },
+    Foreign {
+        variable: "AWS_DEFAULT_BUCKET",
+        field: "nixl_obj.bucket",
+        help: "The bucket.",
+        translate: |text| Ok(text.into()),
     },
 ];
 

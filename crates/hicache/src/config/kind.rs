@@ -8,8 +8,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::byte_size;
+use super::secret::NOT_SHOWN;
 use super::suggest::nearest;
-use crate::registry::{KNOWN, built_names};
+use crate::registry::{KNOWN, built_names, known};
 
 /// What a field takes. Every kind is also read from text, so that one rule holds for files, environment variables and
 /// programs.
@@ -17,6 +18,10 @@ use crate::registry::{KNOWN, built_names};
 pub enum Kind {
     /// Text that is not empty.
     Text,
+    /// The same, and it is never shown.
+    Secret,
+    /// An address, with or without its scheme.
+    Host,
     /// One of these words.
     Word(&'static [&'static str]),
     /// Yes or no.
@@ -31,6 +36,8 @@ pub enum Kind {
     Addresses(usize),
     /// Directories.
     Directories,
+    /// A command and its arguments.
+    Words,
     /// A backend of this build, or `auto`.
     Backend,
     /// Backends of the project, in an order.
@@ -46,6 +53,8 @@ impl Kind {
     pub fn describe(self) -> String {
         match self {
             Self::Text => "text that is not empty".into(),
+            Self::Secret => "text that is not empty; it is not shown".into(),
+            Self::Host => "an address (host:port, or with its scheme http://host:port), without user or password".into(),
             Self::Word(words) => format!("one of {}", words.join(", ")),
             Self::Flag => "true or false".into(),
             Self::Count(least, most) => format!("a whole number from {least} to {most}"),
@@ -59,6 +68,7 @@ impl Kind {
                     .into()
             }
             Self::Directories => "a directory, a list of directories, or several in one text with commas between".into(),
+            Self::Words => "a command, or a list of a command and its arguments".into(),
             Self::Backend => format!("`auto` or a backend ({})", known_names().join(", ")),
             Self::Backends => format!("a list of backends ({}), each once", known_names().join(", ")),
             Self::Positions => {
@@ -74,7 +84,8 @@ impl Kind {
     pub(crate) fn read(self, given: &Value) -> Result<Value, String> {
         let text = given.as_str().map(str::trim);
         let read = match self {
-            Self::Text => text.filter(|text| !text.is_empty()).map(Value::from),
+            Self::Text | Self::Secret => text.filter(|text| !text.is_empty()).map(Value::from),
+            Self::Host => text.filter(|text| !text.is_empty() && !text.contains('@')).map(Value::from),
             Self::Word(words) => text
                 .and_then(|text| words.iter().find(|word| word.eq_ignore_ascii_case(text)))
                 .map(|&w| w.into()),
@@ -88,6 +99,7 @@ impl Kind {
             Self::Limit => read_size(given).filter(|&bytes| bytes > 0).map(Value::from),
             Self::Addresses(most) => read_addresses(given, most),
             Self::Directories => return read_directories(given, self.describe()),
+            Self::Words => read_words(given).map(Value::from),
             Self::Backend => return self.read_backend(given),
             Self::Backends => return self.read_backends(given),
             Self::Positions => read_table::<BTreeMap<String, ParallelPosition>>(given),
@@ -102,8 +114,8 @@ impl Kind {
         if name.eq_ignore_ascii_case("auto") {
             return Ok("auto".into());
         }
-        match KNOWN.iter().find(|known| known.name == name) {
-            Some(known) if known.built => Ok(name.into()),
+        match known(name) {
+            Some(known) if known.built => Ok(known.name.into()),
             Some(known) => {
                 let feature = known.feature.unwrap_or_default();
                 Err(format!("needs the Cargo feature `{feature}`, which this build lacks; it {}", right()))
@@ -114,14 +126,16 @@ impl Kind {
 
     fn read_backends(self, given: &Value) -> Result<Value, String> {
         let wrong = || format!("must be {}", self.describe());
-        let names = texts(given).filter(|names| !names.is_empty()).ok_or_else(wrong)?;
-        for (i, name) in names.iter().enumerate() {
-            if !KNOWN.iter().any(|known| known.name == name) {
-                return Err(format!("{}, not {name:?}{}", wrong(), hint(name, known_names())));
+        let given = texts(given).filter(|names| !names.is_empty()).ok_or_else(wrong)?;
+        let mut names: Vec<&str> = Vec::new();
+        for name in given {
+            let Some(known) = known(&name) else {
+                return Err(format!("{}, not {name:?}{}", wrong(), hint(&name, known_names())));
+            };
+            if names.contains(&known.name) {
+                return Err(format!("names {:?} twice; {}", known.name, wrong()));
             }
-            if names[..i].contains(name) {
-                return Err(format!("names {name:?} twice; {}", wrong()));
-            }
+            names.push(known.name);
         }
         Ok(names.into())
     }
@@ -129,7 +143,10 @@ impl Kind {
     /// A value as an error may show it.
     pub(crate) fn shown(self, value: &Value) -> Value {
         match self {
-            Self::Addresses(_) if value.to_string().contains('@') => "(not shown: it has an @ in it)".into(),
+            Self::Secret if !value.is_null() => NOT_SHOWN.into(),
+            Self::Addresses(_) | Self::Host if value.to_string().contains('@') => {
+                "(not shown: it has an @ in it)".into()
+            }
             _ => value.clone(),
         }
     }
@@ -139,10 +156,14 @@ impl Kind {
         match (self, value) {
             (Self::Limit, Value::Null) => "auto".into(),
             (_, Value::Null) => "not set".into(),
+            (Self::Secret, _) => NOT_SHOWN.into(),
             (Self::Size(_) | Self::Limit, Value::Number(bytes)) => {
                 bytes.as_u64().map_or_else(|| bytes.to_string(), byte_size::show)
             }
             (_, Value::String(text)) => text.clone(),
+            (Self::Words, Value::Array(items)) => {
+                items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
+            }
             (Self::Directories | Self::Backends | Self::Addresses(_), Value::Array(items)) => {
                 items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")
             }
@@ -186,6 +207,17 @@ fn texts(given: &Value) -> Option<Vec<String>> {
         _ => return None,
     };
     Some(all.into_iter().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect())
+}
+
+/// A command is one word where it is text: paths have spaces in them.
+fn read_words(given: &Value) -> Option<Vec<String>> {
+    let words: Vec<&str> = match given {
+        Value::String(text) => vec![text.trim()],
+        Value::Array(items) => items.iter().map(Value::as_str).collect::<Option<_>>()?,
+        _ => return None,
+    };
+    (!words.is_empty() && words.iter().all(|word| !word.is_empty()))
+        .then(|| words.into_iter().map(str::to_owned).collect())
 }
 
 /// No password gets into a configuration, which is shown.

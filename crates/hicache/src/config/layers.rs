@@ -1,11 +1,15 @@
 //! Values of fields, later layers over earlier ones.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use hicache_core::{Error, ErrorKind, Result};
 use serde_json::{Map, Value};
 
+use super::connector::{self, Flat};
 use super::field::{self, Field, fields};
+use super::kind::Kind;
+use super::secret::NOT_SHOWN;
 use super::suggest::nearest;
 use super::{Origin, Settings};
 
@@ -17,17 +21,30 @@ pub(crate) struct Given {
 }
 
 /// For each field the value of the highest layer that gave one.
-#[derive(Clone, Debug)]
-pub(crate) struct Layers(BTreeMap<&'static str, Given>);
+#[derive(Clone)]
+pub(crate) struct Layers {
+    given: BTreeMap<&'static str, Given>,
+    /// Fields that were given as parameters of whichever NIXL plugin is used.
+    pub(crate) flat: Vec<Flat>,
+    /// What was read and means nothing.
+    notes: Vec<String>,
+}
+
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |name: &&'static str| (*name, self.shown(name));
+        f.debug_map().entries(self.given.keys().map(shown)).finish()
+    }
+}
 
 impl Layers {
     /// The lowest layer.
     pub(crate) fn defaults() -> Result<Self> {
-        let mut layers = Self(BTreeMap::new());
+        let mut layers = Self { given: BTreeMap::new(), flat: Vec::new(), notes: Vec::new() };
         for field in fields() {
             let origin = Origin::Default;
             match field.default {
-                "" => drop(layers.0.insert(field.name, Given { value: Value::Null, origin })),
+                "" => drop(layers.given.insert(field.name, Given { value: Value::Null, origin })),
                 default => layers.give(field, &default.into(), &origin)?,
             }
         }
@@ -35,7 +52,7 @@ impl Layers {
     }
 
     pub(crate) fn get(&self, field: &str) -> Option<&Given> {
-        self.0.get(field)
+        self.given.get(field)
     }
 
     pub(crate) fn value(&self, field: &str) -> Value {
@@ -46,6 +63,9 @@ impl Layers {
     pub(crate) fn overlay(&mut self, path: &str, value: &Value, origin: &Origin) -> Result<()> {
         if let Some(field) = field::find(path) {
             return if value.is_null() { Ok(()) } else { self.give(field, value, origin) };
+        }
+        if connector::overlay(self, path, value, origin)? {
+            return Ok(());
         }
         if !field::is_table(path) {
             return Err(unknown(path, origin));
@@ -58,11 +78,32 @@ impl Layers {
             }),
             other => Err(bad_value(
                 path,
-                other,
+                // A table that is no table may be a secret out of place.
+                &if fields_of(path).any(|field| field.kind == Kind::Secret) {
+                    NOT_SHOWN.into()
+                } else {
+                    other.clone()
+                },
                 origin,
                 &format!("must be a table of {}", names_in(path).join(", ")),
             )),
         }
+    }
+
+    /// A value as it may be shown.
+    pub(crate) fn shown(&self, name: &str) -> Value {
+        let value = self.value(name);
+        field::find(name).map_or(Value::Null, |field| field.kind.shown(&value))
+    }
+
+    /// Remembers something that was read and means nothing.
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// What was read and means nothing.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Sets one field.
@@ -71,14 +112,14 @@ impl Layers {
             .kind
             .read(value)
             .map_err(|wrong| bad_value(field.name, &field.kind.shown(value), origin, &wrong))?;
-        self.0.insert(field.name, Given { value: read, origin: origin.clone() });
+        self.given.insert(field.name, Given { value: read, origin: origin.clone() });
         Ok(())
     }
 
     /// Everything, typed.
     pub(crate) fn settings(&self) -> Result<Settings> {
         let mut root = Map::new();
-        for (name, given) in &self.0 {
+        for (name, given) in &self.given {
             let (table, last) = match name.split_once('.') {
                 Some((table, last)) => (Some(table), last),
                 None => (None, *name),
@@ -94,7 +135,7 @@ impl Layers {
         if let Some(given) = self.namespace_without_model() {
             return Err(Error::config(format!(
                 "namespace.model is not set, but {given} is ({}); give the model's name too",
-                self.0[given].origin
+                self.given[given].origin
             )));
         }
         if self.value("namespace.model").is_null() {
@@ -111,7 +152,7 @@ impl Layers {
         let given = |(name, given): (&&'static str, &Given)| {
             (name.starts_with("namespace.") && given.origin != Origin::Default).then_some(*name)
         };
-        if self.value("namespace.model").is_null() { self.0.iter().find_map(given) } else { None }
+        if self.value("namespace.model").is_null() { self.given.iter().find_map(given) } else { None }
     }
 }
 
@@ -141,6 +182,12 @@ fn unknown(path: &str, origin: &Origin) -> Error {
         }
     };
     Error::config(format!("unknown field {path:?} ({origin}); {hint}"))
+}
+
+fn fields_of(table: &str) -> impl Iterator<Item = &'static Field> {
+    fields().iter().filter(move |field| {
+        !table.is_empty() && field.name.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'))
+    })
 }
 
 /// Names directly in a table.

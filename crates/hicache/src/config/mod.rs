@@ -26,26 +26,34 @@
 mod builder;
 mod byte_size;
 pub(crate) mod check;
+mod connector;
 mod docs;
 mod field;
 mod file;
 mod foreign;
 mod kind;
 mod layers;
+mod nixl_settings;
+mod secret;
 mod settings;
 pub(crate) mod suggest;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::environment::Environment;
+
 pub use builder::ConfigBuilder;
 pub use docs::docs;
 pub use field::{Field, fields};
 pub use kind::Kind;
 use layers::Layers;
+pub use nixl_settings::{Nixl, Nixl3fs, NixlGds, NixlGdsMt, NixlObj, NixlPosix};
+pub use secret::Secret;
 pub use settings::{Durability, Io, ObjS3, PosixPread, PosixUring, Role, Settings, Tiered};
 
 /// Where a value came from. Written as `default`, `file /etc/hicache.toml`, `environment variable X`, `explicit`.
@@ -102,6 +110,7 @@ pub struct Config {
     settings: Settings,
     layers: Layers,
     warnings: Vec<String>,
+    environment: Environment,
 }
 
 impl Config {
@@ -123,7 +132,7 @@ impl Config {
     /// Every field with value and origin, in the order of the documentation.
     pub fn explain(&self) -> Vec<Explained> {
         let explain = |field: &Field| {
-            let value = self.layers.value(field.name);
+            let value = self.layers.shown(field.name);
             Explained {
                 field: field.name,
                 text: field.kind.show(&value),
@@ -134,6 +143,12 @@ impl Config {
             }
         };
         fields().iter().map(explain).collect()
+    }
+
+    /// A variable that says where something of this machine is, and is no field.
+    #[cfg_attr(not(feature = "nixl"), allow(dead_code, reason = "only NIXL is looked for by variables"))]
+    pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment.get(name).filter(|value| !value.is_empty())
     }
 
     /// What is allowed and yet looks like a mistake: a variable that is nearly the name of a field's.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use hicache_core::Namespace;
 use serde::{Deserialize, Serialize};
 
+use super::nixl_settings::{Nixl, Nixl3fs, NixlGds, NixlGdsMt, NixlObj, NixlPosix};
+
 /// Every field of the configuration with its value. What each means is in the table of fields
 /// ([`fields`](crate::config::fields)), from which the documentation is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,12 +36,26 @@ pub struct Settings {
     pub verify: bool,
     /// Milliseconds after which an operation counts as lost.
     pub io_timeout_ms: u64,
+    /// The command that probes what may hang.
+    pub probe_helper: Option<Vec<String>>,
     /// The io_uring engine.
     pub posix_uring: PosixUring,
     /// The pread and pwrite engine.
     pub posix_pread: PosixPread,
     /// The object store.
     pub obj_s3: ObjS3,
+    /// Where NIXL is.
+    pub nixl: Nixl,
+    /// NIXL's plugin `POSIX`.
+    pub nixl_posix: NixlPosix,
+    /// NIXL's plugin `GDS`.
+    pub nixl_gds: NixlGds,
+    /// NIXL's plugin `GDS_MT`.
+    pub nixl_gds_mt: NixlGdsMt,
+    /// NIXL's plugin `3FS`.
+    pub nixl_3fs: Nixl3fs,
+    /// NIXL's plugin `OBJ`.
+    pub nixl_obj: NixlObj,
     /// A near storage before a far one.
     pub tiered: Tiered,
     /// What the pages are of; `None` where nothing was said.

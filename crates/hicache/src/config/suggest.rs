@@ -24,7 +24,8 @@ pub(crate) fn nearest_above<'a>(
         if table == candidate_table { last } else { likeness(&given, &candidate).max(0.9 * last) }
     };
     let scored = candidates.into_iter().map(|candidate| (score(candidate), candidate));
-    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    // Of several that are equally near, the first.
+    let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
     (best.0 >= near).then_some(best.1)
 }
 

@@ -1,0 +1,363 @@
+//! Pages: loads and stores.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use hicache_core::{
+    Access, Completion, Direction, Error, ErrorKind, Outcome, PageBatch, PageMemory, PageRequest, Result,
+    StoreOptions,
+};
+
+use super::super::format::{self, HEAD_BYTES, Wrong};
+use super::super::shared::count;
+use super::super::wire::NotBegun;
+use super::job::{Job, Moving, Work};
+use super::{Driver, Purpose};
+
+/// How often a page is moved before it has failed.
+const TRIES: u32 = 2;
+
+impl Driver {
+    pub(super) fn take_load(&mut self, requests: Vec<PageRequest>, completion: Completion<PageBatch>) {
+        let deadline = Instant::now() + Duration::from_millis(self.shared.config.load_timeout_ms);
+        for job in self.jobs(requests, Work::Load, deadline, completion) {
+            self.ready.push_back(job);
+        }
+    }
+
+    pub(super) fn take_store(
+        &mut self,
+        requests: Vec<PageRequest>,
+        options: StoreOptions,
+        completion: Completion<PageBatch>,
+    ) {
+        let deadline = Instant::now() + Duration::from_millis(self.shared.config.store_timeout_ms);
+        let work = Work::Store { overwrite: options.overwrite };
+        for job in self.jobs(requests, work, deadline, completion) {
+            // One store a key at a time, in their order.
+            match self.stores.get_mut(&job.key) {
+                Some(waiting) => waiting.push_back(job),
+                None => {
+                    self.stores.insert(job.key, VecDeque::new());
+                    self.start_store(job);
+                }
+            }
+        }
+    }
+
+    /// The pages of a call that can be tried; the others are answered.
+    fn jobs(
+        &mut self,
+        requests: Vec<PageRequest>,
+        work: Work,
+        deadline: Instant,
+        completion: Completion<PageBatch>,
+    ) -> Vec<Job> {
+        self.ends_at(deadline);
+        let keys: Vec<_> = requests.iter().map(|request| request.key).collect();
+        let checked: Vec<(usize, Result<()>)> =
+            requests.iter().map(|r| (r.memory.bytes(), self.check(&r.memory, work))).collect();
+        let memory = requests.into_iter().map(|request| request.memory).collect();
+        let places = self.batches.open(memory, completion);
+        let mut jobs = Vec::with_capacity(places.len());
+        for ((place, key), (bytes, checked)) in places.into_iter().zip(keys).zip(checked) {
+            match checked {
+                Err(error) => self.batches.finish(place, Outcome::Failed(error)),
+                Ok(()) => {
+                    let object = self.shared.names.page(&key);
+                    jobs.push(Job { place, key, object, bytes, work, deadline, tries: 0, answered: false });
+                }
+            }
+        }
+        jobs
+    }
+
+    fn check(&self, memory: &PageMemory, work: Work) -> Result<()> {
+        if memory.owner() != self.shared.owner {
+            return Err(Error::config("the memory is registered with another storage"));
+        }
+        if work == Work::Load && memory.access() != Access::Write {
+            return Err(Error::config("a load needs memory leased for writing"));
+        }
+        if !self.staging.fits(HEAD_BYTES.saturating_add(memory.bytes())) {
+            return Err(Error::config(format!(
+                "a page of {} bytes is over nixl_obj.staging_bytes = {}; set that higher",
+                memory.bytes(),
+                self.shared.config.staging_bytes
+            )));
+        }
+        Ok(())
+    }
+
+    fn start_store(&mut self, job: Job) {
+        let replaces = job.work == Work::Store { overwrite: true } || self.bad.contains(&job.key);
+        if replaces {
+            self.ready.push_back(job);
+        } else {
+            let object = job.object.clone();
+            self.ask(object, Purpose::BeforeStore(job));
+        }
+    }
+
+    /// Begins to move the next page; whether there may be another one.
+    pub(super) fn begin_next(&mut self) -> bool {
+        let Some(mut job) = self.ready.pop_front() else { return false };
+        if job.answered {
+            self.end(job, None);
+            return true;
+        }
+        if !self.breaker.admit(Instant::now()) {
+            self.refuse(job);
+            return true;
+        }
+        let buffer = match self.staging.take(job.object_bytes(), &mut *self.wire) {
+            Ok(Some(buffer)) => buffer,
+            Ok(None) => {
+                self.ready.push_front(job);
+                return false;
+            }
+            Err(error) => {
+                self.end(job, Some(Outcome::Failed(error)));
+                return true;
+            }
+        };
+        job.tries += 1;
+        match self.fill(&job, &buffer) {
+            Ok(memory) => {
+                let direction = if job.work == Work::Load { Direction::Read } else { Direction::Write };
+                match self.wire.begin(direction, &job.object, memory) {
+                    Ok(flight) => self.moving.push(Moving { job, flight, buffer }),
+                    Err(not_begun) => {
+                        let NotBegun { error, memory } = *not_begun;
+                        self.let_go(buffer, memory);
+                        if let Some(job) = self.moved(job, None, Err(error)) {
+                            self.ready.push_back(job);
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                self.staging.give_back(buffer);
+                self.end(job, Some(Outcome::Failed(error)));
+            }
+        }
+        true
+    }
+
+    /// Memory for the job's object, with the page in it if it is to be stored.
+    fn fill(&mut self, job: &Job, buffer: &super::super::staging::Buffer) -> Result<PageMemory> {
+        let mut staged = buffer.lease(job.object_bytes())?;
+        let lost = || Error::new(ErrorKind::Unexpected, "the memory of a page is gone");
+        let page = self.batches.memory(job.place).ok_or_else(lost)?;
+        let object = staged.bytes_mut().next().ok_or_else(lost)??;
+        match job.work {
+            Work::Load => format::blank(object),
+            Work::Store { .. } => {
+                page.copy_to(&mut object[HEAD_BYTES..])?;
+                format::seal(object, &job.object);
+            }
+        }
+        Ok(staged)
+    }
+
+    fn let_go(&mut self, buffer: super::super::staging::Buffer, memory: Option<PageMemory>) {
+        match memory {
+            Some(memory) => {
+                drop(memory);
+                self.staging.give_back(buffer);
+            }
+            None => self.staging.lose(buffer),
+        }
+    }
+
+    /// Looks at what moves; whether something has ended.
+    pub(super) fn poll(&mut self) -> bool {
+        let mut ended = Vec::new();
+        let mut at = 0;
+        while at < self.moving.len() {
+            match self.moving[at].flight.poll() {
+                Some(result) => ended.push((self.moving.swap_remove(at), result)),
+                None => at += 1,
+            }
+        }
+        let any = !ended.is_empty();
+        for (Moving { job, flight, buffer }, result) in ended {
+            let memory = flight.finish();
+            let job = self.moved(job, memory.as_ref(), result);
+            self.let_go(buffer, memory);
+            // With its buffer given back, so that a second try has one.
+            if let Some(job) = job {
+                self.ready.push_front(job);
+            }
+        }
+        any
+    }
+
+    /// The object has been moved, or not; the job, if it is to be moved again.
+    fn moved(&mut self, job: Job, memory: Option<&PageMemory>, result: Result<()>) -> Option<Job> {
+        if job.answered {
+            self.end(job, None);
+            return None;
+        }
+        match (job.work, result) {
+            (Work::Load, Ok(())) => return self.loaded(job, memory),
+            (Work::Load, Err(error)) => {
+                let object = job.object.clone();
+                self.ask(object, Purpose::AfterLoad(job, error));
+            }
+            (Work::Store { .. }, Ok(())) => {
+                self.breaker.succeeded();
+                self.bad.remove(&job.key);
+                count(&self.shared.counts.stored_pages, 1);
+                count(&self.shared.counts.written_bytes, job.bytes as u64);
+                self.end(job, Some(Outcome::Done));
+            }
+            (Work::Store { .. }, Err(error)) => {
+                self.breaker.failed(Instant::now());
+                if job.tries < TRIES {
+                    return Some(job);
+                }
+                let message = format!("{} does not take the page", self.shared.place());
+                let error = job.error(ErrorKind::Io, message).with_source(error);
+                self.end(job, Some(Outcome::Failed(error)));
+            }
+        }
+        None
+    }
+
+    fn loaded(&mut self, job: Job, memory: Option<&PageMemory>) -> Option<Job> {
+        self.breaker.succeeded();
+        let object = memory.and_then(PageMemory::contiguous).unwrap_or_default();
+        let outcome = match format::verify(object, &job.object) {
+            Ok(()) => {
+                let copied = match self.batches.memory(job.place) {
+                    Some(page) => page.copy_from(&object[HEAD_BYTES..]),
+                    None => Ok(()),
+                };
+                match copied {
+                    Ok(()) => {
+                        count(&self.shared.counts.hit_pages, 1);
+                        count(&self.shared.counts.read_bytes, job.bytes as u64);
+                        Outcome::Done
+                    }
+                    Err(error) => Outcome::Failed(error),
+                }
+            }
+            Err(Wrong::Length(length)) => Outcome::Failed(
+                job.error(ErrorKind::Config, "the page was stored with another length")
+                    .with_bytes(job.bytes as u64, length),
+            ),
+            // What came may have been cut on the way.
+            Err(_) if job.tries < TRIES => return Some(job),
+            Err(wrong) => {
+                count(&self.shared.counts.corrupt_pages, 1);
+                self.bad.insert(job.key);
+                let message = match wrong {
+                    Wrong::Head => format!("object {:?} is not the page that its name says", job.object),
+                    _ => format!("object {:?} is not what was stored: short, or changed", job.object),
+                };
+                Outcome::Failed(job.error(ErrorKind::Corrupt, message))
+            }
+        };
+        self.end(job, Some(outcome));
+        None
+    }
+
+    /// An answer of the store about a page's object.
+    pub(super) fn page_known(&mut self, purpose: Purpose, there: Result<bool>) {
+        let (mut job, failed) = match purpose {
+            Purpose::BeforeStore(job) => (job, None),
+            Purpose::AfterLoad(job, error) => (job, Some(error)),
+            Purpose::Exists { .. } => return,
+        };
+        if job.answered {
+            return self.end(job, None);
+        }
+        match (failed, there) {
+            (None, Ok(true)) => {
+                count(&self.shared.counts.present_pages, 1);
+                self.end(job, Some(Outcome::Done));
+            }
+            (None, Ok(false)) => self.ready.push_back(job),
+            (Some(_), Ok(false)) => {
+                count(&self.shared.counts.missed_pages, 1);
+                self.end(job, Some(Outcome::Absent));
+            }
+            // It is there: what failed may have passed.
+            (Some(_), Ok(true)) if job.tries < TRIES => self.ready.push_front(job),
+            (Some(error), Ok(true)) => {
+                job.tries += 1;
+                let message = format!("object {:?} is there and can't be read", job.object);
+                let error = job.error(ErrorKind::Io, message).with_source(error);
+                self.end(job, Some(Outcome::Failed(error)));
+            }
+            (_, Err(error)) => {
+                let message = format!("{} does not answer", self.shared.place());
+                let error = job.error(ErrorKind::Unavailable, message).with_source(error);
+                self.end(job, Some(Outcome::Failed(error)));
+            }
+        }
+    }
+
+    /// The breaker is open: nothing is tried.
+    pub(super) fn refuse(&mut self, job: Job) {
+        count(&self.shared.counts.refused_pages, 1);
+        let message = format!("{} has failed and is left alone for a while", self.shared.place());
+        let error = job.error(ErrorKind::Unavailable, message);
+        self.end(job, Some(Outcome::Failed(error)));
+    }
+
+    /// A page has ended, and the next store of its key can begin.
+    pub(super) fn end(&mut self, job: Job, outcome: Option<Outcome>) {
+        if let Some(outcome) = outcome.filter(|_| !job.answered) {
+            if outcome.error().is_some_and(|error| error.kind() != ErrorKind::Corrupt) {
+                count(&self.shared.counts.failed_pages, 1);
+            }
+            self.batches.finish(job.place, outcome);
+        }
+        if job.work == Work::Load {
+            return;
+        }
+        while let Some(waiting) = self.stores.get_mut(&job.key) {
+            match waiting.pop_front() {
+                None => drop(self.stores.remove(&job.key)),
+                Some(next) if next.answered => {}
+                Some(next) => return self.start_store(next),
+            }
+        }
+    }
+
+    /// Gives callers their memory back whose pages are over their time.
+    pub(super) fn expire_pages(&mut self, now: Instant) {
+        let (mut failed, mut next) = (0_u32, None::<Instant>);
+        let batches = &mut self.batches;
+        let counts = &self.shared.counts;
+        let mut expire = |job: &mut Job, under_way: bool| {
+            if job.answered {
+                return;
+            }
+            if now < job.deadline {
+                next = Some(next.map_or(job.deadline, |next| next.min(job.deadline)));
+                return;
+            }
+            let error = job.error(ErrorKind::Timeout, "the object store did not answer in time");
+            job.answered = true;
+            failed += u32::from(under_way);
+            count(&counts.failed_pages, 1);
+            batches.finish(job.place, Outcome::Failed(error));
+        };
+        self.ready.iter_mut().for_each(|job| expire(job, false));
+        self.stores.values_mut().flatten().for_each(|job| expire(job, false));
+        self.moving.iter_mut().for_each(|moving| expire(&mut moving.job, true));
+        for purpose in self.purposes.values_mut() {
+            match purpose {
+                Purpose::BeforeStore(job) | Purpose::AfterLoad(job, _) => expire(job, true),
+                Purpose::Exists { .. } => {}
+            }
+        }
+        if let Some(next) = next {
+            self.ends_at(next);
+        }
+        (0..failed).for_each(|_| self.breaker.failed(now));
+    }
+}
