@@ -194,7 +194,7 @@ fn buckets_and_credentials_that_are_not_right_are_refused_at_open() {
 #[test]
 fn a_server_that_is_killed_is_missed_at_its_deadline_then_left_alone_then_found_again() {
     let Some((library, mut weed)) = ground() else { return };
-    let config = NixlObjConfig { load_timeout_ms: 1500, store_timeout_ms: 3000, ..weed.config("killed") };
+    let config = NixlObjConfig { load_timeout_ms: 6000, store_timeout_ms: 20_000, ..weed.config("killed") };
     let pages = Pages::new(open(&library, config, "m").unwrap());
     assert!(pages.store(0..16).iter().all(Outcome::is_done));
     assert!(pages.load(0..16).iter().all(Outcome::is_done));
@@ -202,7 +202,7 @@ fn a_server_that_is_killed_is_missed_at_its_deadline_then_left_alone_then_found_
     let begun = Instant::now();
     let outcomes = pages.load(0..16);
     println!("the first load took {:?}: {:?}", begun.elapsed(), kinds(&outcomes));
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
     assert!(outcomes.iter().all(|outcome| outcome.error().is_some()), "a server that is down has no misses");
     // The breaker is open, or is by the second load.
     pages.load(0..16);
