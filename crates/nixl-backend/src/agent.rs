@@ -122,6 +122,17 @@ impl Agent {
     }
 }
 
+/// As [`BackendHandle::settles`].
+fn failure_settles(plugin: &str, posted: bool, descriptors: usize, is_since_1_5_0: bool) -> bool {
+    match plugin {
+        "POSIX" => is_since_1_5_0,
+        "GDS_MT" => is_since_1_5_0 && !posted,
+        // In all versions a failure is told of once the only part has ended, and a post fails before it has begun.
+        "OBJ" => descriptors == 1,
+        _ => false,
+    }
+}
+
 /// Parameters for a message. Secrets are left out.
 fn listed(parameters: &[(String, String)]) -> String {
     if parameters.is_empty() {
@@ -185,13 +196,7 @@ impl BackendHandle {
     /// parts, and takes those back that it could not post, unless its pool is empty, which the engine sees to; GDS_MT
     /// waits; an object alone in its request has ended with it. Others tell of the first failure while the rest goes on.
     pub(crate) fn settles(&self, posted: bool, descriptors: usize) -> bool {
-        let waits = match self.plugin() {
-            "POSIX" => true,
-            "GDS_MT" => !posted,
-            "OBJ" => !posted && descriptors == 1,
-            _ => false,
-        };
-        waits && self.agent().library().is_since_1_5_0()
+        failure_settles(self.plugin(), posted, descriptors, self.agent().library().is_since_1_5_0())
     }
 
     /// An error that names the plugin and what was tried.
@@ -209,6 +214,17 @@ impl fmt::Debug for BackendHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_the_end_of_an_object_alone_in_its_request() {
+        for (posted, is_since_1_5_0) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert!(failure_settles("OBJ", posted, 1, is_since_1_5_0));
+            assert!(!failure_settles("OBJ", posted, 2, is_since_1_5_0));
+            assert_eq!(failure_settles("POSIX", posted, 2, is_since_1_5_0), is_since_1_5_0);
+            assert_eq!(failure_settles("GDS_MT", posted, 1, is_since_1_5_0), is_since_1_5_0 && !posted);
+            assert!(!failure_settles("GDS", posted, 1, is_since_1_5_0));
+        }
+    }
 
     #[test]
     fn secrets_are_not_in_messages() {

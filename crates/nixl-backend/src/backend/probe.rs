@@ -4,21 +4,15 @@ use std::sync::Arc;
 
 use hicache_core::backend::round_trip;
 use hicache_core::probing::block_on;
-use hicache_core::{
-    Access, Check, Engine, Error, ErrorKind, MemoryKind, Namespace, PageKey, PageRequest, ProbeContext,
-    Region, Result, Storage, StoreOptions,
-};
+use hicache_core::{Check, Engine, Error, ErrorKind, MemoryKind, Namespace, ProbeContext, Result, Storage};
 
 use super::gpu;
 use super::{NixlFileBackend, NixlObjBackend, NixlPlace, unsupported};
 use crate::agent::Agent;
 use crate::engine::NixlEngine;
 use crate::library::Library;
-use crate::obj::NixlObjStorage;
+use crate::obj::{NixlObjStorage, trial};
 use crate::plugin::Plugin;
-
-/// Of the page that is moved as an object.
-const PAGE: usize = 64 << 10;
 
 pub(super) fn files(
     backend: &NixlFileBackend,
@@ -125,24 +119,7 @@ fn noted<T>(
 }
 
 fn page(storage: &dyn Storage) -> Result<Check> {
-    let registered = storage.register(&Region::allocate(2, PAGE)?)?;
-    let key = PageKey::from_text("probe")?;
-    // Other bytes each time, since the object stays.
-    let salt = std::process::id() as usize;
-    let written: Vec<u8> = (0..PAGE).map(|i| (i ^ (i >> 8) ^ salt) as u8).collect();
-    let mut memory = registered.page(0, PAGE, Access::Write)?;
-    memory.copy_from(&written)?;
-    let stored = storage.store(vec![PageRequest::new(key, memory)], StoreOptions { overwrite: true }).wait();
-    stored.outcomes[0].error().map_or(Ok(()), |error| Err(error.clone()))?;
-    let memory = registered.page(1, PAGE, Access::Write)?;
-    let mut loaded = storage.load(vec![PageRequest::new(key, memory)]).wait();
-    loaded.outcomes[0].error().map_or(Ok(()), |error| Err(error.clone()))?;
-    let mut seen = vec![0; PAGE];
-    if let Some(memory) = loaded.memory.pop().flatten() {
-        memory.copy_to(&mut seen)?;
-    }
-    if !loaded.outcomes[0].is_done() || seen != written {
-        return Err(Error::new(ErrorKind::Corrupt, "the bytes loaded are not the bytes stored"));
-    }
-    Ok(Check::passed("store, load, compare", format!("1 page of {PAGE} bytes")))
+    trial::store(storage, trial::salt())?;
+    trial::load(storage)?;
+    Ok(Check::passed("store, load, compare", format!("1 page of {} bytes", trial::TRIAL_BYTES)))
 }

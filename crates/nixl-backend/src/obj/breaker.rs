@@ -33,6 +33,11 @@ impl Breaker {
         true
     }
 
+    /// Whether it lets nothing go now.
+    pub(crate) fn refuses(&self, now: Instant) -> bool {
+        self.open.as_ref().is_some_and(|open| now < open.until)
+    }
+
     /// The store answered, whatever it was.
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;

@@ -9,6 +9,8 @@
 //! | `names`, `format` | names of objects, and their bytes |
 //! | `staging` | memory through which pages go |
 //! | `heads` | threads that ask which objects are there |
+//! | `deadline` | an answer that comes in time, or an error |
+//! | `trial` | a page by which a probe sees that a bucket works |
 //! | `breaker` | a store that fails is left alone for a while |
 //! | `wire`, `plugin_wire` | who moves the bytes: a seam, and the plugin behind it |
 //!
@@ -18,13 +20,19 @@
 //!   read of too short an object a success.
 //! - A missing page and a failing store are told apart, by a question after a read that failed. A bucket that is gone
 //!   reads as one in which nothing is: the plugin does not tell.
-//! - A call ends by its deadline, and its memory is then free: pages go through buffers of the storage's own.
+//! - A page ends by its deadline, and its memory is then free: pages go through buffers of the storage's own. Its time
+//!   begins when it begins to move; what waits is refused once what is before it fails.
 //! - Where a key is, a store leaves it, unless it is to replace it or is known to be bad. The plugin has no way to put
 //!   only where nothing is, so of two processes that store one key at a time the later one stays.
 
 mod breaker;
+#[cfg(test)]
+mod busy_tests;
 mod config;
+mod deadline;
 mod driver;
+#[cfg(test)]
+mod fixture;
 mod format;
 mod heads;
 mod manifest;
@@ -36,6 +44,7 @@ mod staging;
 mod storage;
 #[cfg(test)]
 mod storage_tests;
+pub(crate) mod trial;
 mod wire;
 
 pub use config::NixlObjConfig;

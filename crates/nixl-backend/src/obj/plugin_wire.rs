@@ -7,7 +7,7 @@ use hicache_core::{Direction, Error, OwnerId, PageMemory, Region, Registration, 
 
 use super::NAME;
 use super::config::NixlObjConfig;
-use super::wire::{Flight, Heads, NotBegun, Wire, Wires};
+use super::wire::{Flight, Heads, MoreHeads, NotBegun, Wire, Wires};
 use crate::Plugin;
 use crate::agent::{Agent, BackendHandle};
 use crate::library::Library;
@@ -20,18 +20,19 @@ const ASKING: usize = 4;
 
 /// Makes the plugin's backends.
 pub(super) fn wires(library: &Arc<Library>, config: &NixlObjConfig) -> Result<Wires> {
-    let backend = |parameters: ObjParameters| -> Result<BackendHandle> {
-        let agent = Agent::new(library, "hicache-obj")?;
+    let library = Arc::clone(library);
+    let backend = move |parameters: ObjParameters| -> Result<BackendHandle> {
+        let agent = Agent::new(&library, "hicache-obj")?;
         let pairs = Parameters::Obj(parameters).pairs();
         agent.create_backend(Plugin::Obj.nixl_name(), pairs.as_slice())
     };
     // Questions are short, and each of these has threads of its own in the plugin.
     let asks = ObjParameters { num_threads: Some(1), crt_min_limit: None, ..config.parameters.clone() };
-    let heads = (0..ASKING)
-        .map(|_| Ok(Box::new(PluginHeads(backend(asks.clone())?)) as Box<dyn Heads>))
-        .collect::<Result<Vec<_>>>()?;
     let wire = Box::new(PluginWire { backend: backend(config.parameters.clone())?, owner: OwnerId::new() });
-    Ok(Wires { wire, heads })
+    let more_heads: MoreHeads =
+        Arc::new(move || Ok(Box::new(PluginHeads(backend(asks.clone())?)) as Box<dyn Heads>));
+    let heads = (0..ASKING).map(|_| more_heads()).collect::<Result<Vec<_>>>()?;
+    Ok(Wires { wire, heads, more_heads })
 }
 
 struct PluginWire {

@@ -32,6 +32,8 @@ pub(crate) struct Counts {
     pub(crate) read_bytes: AtomicU64,
     pub(crate) written_bytes: AtomicU64,
     pub(crate) heads: AtomicU64,
+    /// Bytes of memory now, not since it was opened.
+    pub(crate) lost_bytes: AtomicU64,
     pub(crate) breaker_opened: AtomicU64,
     pub(crate) breakers_open: AtomicU64,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hicache_core::{Access, PageMemory, Region, Registration, Result};
+use hicache_core::{Access, Error, ErrorKind, PageMemory, Region, Registration, Result};
 
 use super::wire::Wire;
 
@@ -29,6 +29,8 @@ impl Buffer {
 pub(crate) struct Staging {
     most: usize,
     taken: usize,
+    /// Of buffers that are never used again; at most as much as `most`.
+    lost: usize,
     idle: HashMap<usize, Vec<Buffer>>,
 }
 
@@ -38,7 +40,7 @@ fn class(bytes: usize) -> usize {
 
 impl Staging {
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, taken: 0, idle: HashMap::new() }
+        Self { most, taken: 0, lost: 0, idle: HashMap::new() }
     }
 
     /// Whether an object of `bytes` could ever have a buffer.
@@ -47,6 +49,9 @@ impl Staging {
     }
 
     /// A buffer for `bytes`; `None` until others are given back.
+    ///
+    /// # Errors
+    /// `Unavailable` if as much memory as there may be is lost; what the wire says.
     pub(crate) fn take(&mut self, bytes: usize, wire: &mut dyn Wire) -> Result<Option<Buffer>> {
         let class = class(bytes);
         if let Some(buffer) = self.idle.get_mut(&class).and_then(Vec::pop) {
@@ -55,6 +60,14 @@ impl Staging {
         while self.taken + class > self.most && self.drop_an_idle_one() {}
         if self.taken + class > self.most {
             return Ok(None);
+        }
+        if self.lost + class > self.most {
+            let what = format!(
+                "{} bytes are lost to transfers whose end nobody knows, as many as nixl_obj.staging_bytes = {} \
+                 allows; open the storage again",
+                self.lost, self.most
+            );
+            return Err(Error::new(ErrorKind::Unavailable, what));
         }
         let region = Region::allocate_with(1, class, false)?;
         let registration = wire.register(&region)?;
@@ -67,10 +80,16 @@ impl Staging {
         self.idle.entry(buffer.bytes).or_default().push(buffer);
     }
 
-    /// A buffer whose memory may still be in use: it is never used again. It counts no more, since a store that loses
-    /// some must not come to a halt.
+    /// A buffer whose memory may still be in use: it is never used again. It counts by itself, since a store
+    /// that loses some must not come to a halt at once.
     pub(crate) fn lose(&mut self, buffer: Buffer) {
         self.taken -= buffer.bytes;
+        self.lost += buffer.bytes;
+    }
+
+    /// Bytes of buffers that are never used again.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost
     }
 
     fn drop_an_idle_one(&mut self) -> bool {
@@ -87,7 +106,7 @@ impl Staging {
 mod tests {
     use std::sync::Arc;
 
-    use hicache_core::{Direction, Error, OwnerId};
+    use hicache_core::{Direction, OwnerId};
 
     use super::super::wire::{Flight, NotBegun};
     use super::*;
@@ -121,7 +140,20 @@ mod tests {
         let long = staging.take(200 << 10, &mut wire).unwrap().unwrap();
         assert_eq!(long.lease(200 << 10).unwrap().bytes(), 200 << 10);
         assert!(staging.take(200 << 10, &mut wire).unwrap().is_none());
-        staging.lose(long);
+        staging.give_back(long);
         assert!(staging.take(200 << 10, &mut wire).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_lost_is_bounded() {
+        let mut wire = Nothing(OwnerId::new());
+        let mut staging = Staging::new(256 << 10);
+        for _ in 0..4 {
+            let buffer = staging.take(64 << 10, &mut wire).unwrap().unwrap();
+            staging.lose(buffer);
+        }
+        let error = staging.take(64 << 10, &mut wire).unwrap_err();
+        assert!(error.to_string().contains("262144 bytes are lost"), "{error}");
+        assert_eq!(staging.lost(), 256 << 10);
     }
 }

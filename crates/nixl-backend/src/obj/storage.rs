@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::{
@@ -16,7 +17,7 @@ use super::config::NixlObjConfig;
 use super::driver::{Driver, Message};
 use super::shared::Shared;
 use super::wire::Wires;
-use super::{NAME, open, plugin_wire};
+use super::{NAME, deadline, open, plugin_wire};
 use crate::library::Library;
 
 /// Pages in a bucket, through NIXL's plugin OBJ. What the plugin can't do, deleting and listing, is `Unsupported`.
@@ -31,7 +32,7 @@ impl NixlObjStorage {
     ///
     /// # Errors
     /// `Config` for what the configuration is to blame for: no such bucket, no permission, a manifest of another
-    /// namespace. `Unavailable` where nothing answers, or the plugin makes no backend.
+    /// namespace. `Unavailable` where nothing answers within `store_timeout_ms`, or the plugin makes no backend.
     pub async fn open(
         library: &Arc<Library>,
         config: NixlObjConfig,
@@ -46,14 +47,18 @@ impl NixlObjStorage {
         .await
     }
 
-    /// Opens on whatever `wires` makes, on the storage's thread: everything here may block.
+    /// Opens on whatever `wires` makes, on the storage's thread: everything there may block, for ever too. What comes after
+    /// its time is closed there.
     pub(super) async fn start(
         shared: Shared,
         wires: impl FnOnce(&Shared) -> Result<Wires> + Send + 'static,
     ) -> Result<Arc<Self>> {
         let shared = Arc::new(shared);
         let (sender, receiver) = channel();
-        let (opened, opening) = oneshot::channel();
+        let (opened, opening) = deadline::within(Duration::from_millis(shared.config.store_timeout_ms), {
+            let message = format!("{} did not answer in time, while it was opened", shared.place());
+            Error::new(ErrorKind::Unavailable, message).with_backend(NAME).with_operation("open")
+        })?;
         let (own, inbox) = (Arc::clone(&shared), sender.clone());
         let run = move || {
             let driver = wires(&own).and_then(|mut wires| {
@@ -64,11 +69,11 @@ impl NixlObjStorage {
             drop(inbox);
             match driver {
                 Ok(driver) => {
-                    if opened.send(Ok(())).is_ok() {
+                    if opened.send(Ok(())) {
                         driver.run();
                     }
                 }
-                Err(error) => drop(opened.send(Err(error))),
+                Err(error) => _ = opened.send(Err(error)),
             }
         };
         thread::Builder::new().name("hicache-nixl-obj".into()).spawn(run).map_err(|error| {
@@ -82,6 +87,12 @@ impl NixlObjStorage {
     /// How many objects were asked for, for tests and benches.
     pub fn head_requests(&self) -> u64 {
         self.shared.counts.heads.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of memory that are never used again, since the plugin did not say whether it had done with them. At most
+    /// `staging_bytes`; then pages are refused.
+    pub fn lost_bytes(&self) -> u64 {
+        self.shared.counts.lost_bytes.load(Ordering::Relaxed)
     }
 
     async fn ask(&self, keys: &[PageKey], prefix: bool) -> Result<Vec<bool>> {

@@ -46,9 +46,14 @@ pub(crate) trait Heads: Send {
     fn heads(&mut self, objects: &[String]) -> Result<Vec<bool>>;
 }
 
+/// Makes one more who asks. Blocks.
+pub(crate) type MoreHeads = Arc<dyn Fn() -> Result<Box<dyn Heads>> + Send + Sync>;
+
 /// What a store is opened with.
 pub(crate) struct Wires {
     pub(crate) wire: Box<dyn Wire>,
     /// As many can be asked at a time.
     pub(crate) heads: Vec<Box<dyn Heads>>,
+    /// For those who hang.
+    pub(crate) more_heads: MoreHeads,
 }

@@ -22,7 +22,6 @@ pub(super) struct Asking {
     asked: usize,
     window: usize,
     under_way: usize,
-    deadline: Instant,
     reply: oneshot::Sender<Result<Vec<bool>>>,
 }
 
@@ -46,13 +45,11 @@ impl Driver {
         prefix: bool,
         reply: oneshot::Sender<Result<Vec<bool>>>,
     ) {
-        let deadline = Instant::now() + Duration::from_millis(self.shared.config.load_timeout_ms);
         let answers = vec![None; keys.len()];
         let window = if prefix { FIRST_WINDOW } else { keys.len() };
-        let asking = Asking { keys, prefix, answers, asked: 0, window, under_way: 0, deadline, reply };
+        let asking = Asking { keys, prefix, answers, asked: 0, window, under_way: 0, reply };
         self.next_call += 1;
         self.asking.insert(self.next_call, asking);
-        self.ends_at(deadline);
         self.ask_window(self.next_call);
     }
 
@@ -101,17 +98,11 @@ impl Driver {
         }
     }
 
-    pub(super) fn expire_exists(&mut self, now: Instant) {
-        let over: Vec<u64> =
-            self.asking.iter().filter(|(_, asking)| now >= asking.deadline).map(|(call, _)| *call).collect();
-        for call in over {
-            let error =
-                Error::new(ErrorKind::Timeout, format!("{} did not answer in time", self.shared.place()));
-            self.fail_exists(call, error.with_backend(NAME).with_operation("exists"));
+    /// Gives up what was asked for too long ago.
+    pub(super) fn expire_questions(&mut self, now: Instant) {
+        for number in self.heads.expire(now) {
             self.breaker.failed(now);
-        }
-        if let Some(next) = self.asking.values().map(|asking| asking.deadline).min() {
-            self.ends_at(next);
+            self.answered(number, Err(Error::new(ErrorKind::Timeout, "it did not answer in time")));
         }
     }
 
@@ -125,14 +116,17 @@ impl Driver {
     /// Hands what is to be asked for to the threads that are free.
     pub(super) fn ask_next(&mut self) {
         while let Some((number, object)) = self.unasked.pop_front() {
-            let is_free = self.heads.free() > 0;
-            if !self.is_wanted(number) {
-                self.answered(number, Ok(false));
-            } else if !is_free && !self.breaker.is_open() {
+            let (now, is_free) = (Instant::now(), self.heads.free() > 0);
+            let Some(limit) = self.time_of(number) else {
+                self.purposes.remove(&number); // Nobody waits for the answer.
+                continue;
+            };
+            if !is_free && !self.breaker.is_open() && !self.heads.are_stuck() {
                 return self.unasked.push_front((number, object));
-            } else if is_free && self.breaker.admit(Instant::now()) {
+            }
+            if is_free && self.breaker.admit(now) {
                 count(&self.shared.counts.heads, 1);
-                self.heads.ask(vec![(number, object)]);
+                self.heads.ask(number, object, now, now + limit);
             } else {
                 // Threads that hang in the plugin are no reason for others to wait.
                 self.refuse_question(number);
@@ -140,12 +134,14 @@ impl Driver {
         }
     }
 
-    /// Whether somebody waits for the answer.
-    fn is_wanted(&self, number: u64) -> bool {
-        match self.purposes.get(&number) {
-            Some(Purpose::BeforeStore(job) | Purpose::AfterLoad(job, _)) => !job.answered,
-            Some(Purpose::Exists { call, .. }) => self.asking.contains_key(call),
-            None => false,
+    /// How long the answer may take; `None` if nobody waits for it.
+    fn time_of(&self, number: u64) -> Option<Duration> {
+        match self.purposes.get(&number)? {
+            Purpose::BeforeStore(job) | Purpose::AfterLoad(job, _) => Some(job.left),
+            Purpose::Exists { call, .. } => self
+                .asking
+                .contains_key(call)
+                .then(|| Duration::from_millis(self.shared.config.load_timeout_ms)),
         }
     }
 
@@ -162,16 +158,18 @@ impl Driver {
         }
     }
 
-    pub(super) fn take_heads(&mut self, numbers: Vec<u64>, answer: Result<Vec<bool>>) {
-        self.heads.answered();
+    pub(super) fn take_head(&mut self, number: u64, answer: Result<bool>) {
+        let ended = self.heads.answered(number);
         match &answer {
+            // Late, too: the store answers.
             Ok(_) => self.breaker.succeeded(),
+            Err(_) if ended.overdue => {}
             Err(_) => self.breaker.failed(Instant::now()),
         }
-        for (at, number) in numbers.into_iter().enumerate() {
-            let there = answer.as_ref().map(|answers| answers.get(at).copied().unwrap_or(false));
-            self.answered(number, there.map_err(Clone::clone));
+        if let Some(Purpose::BeforeStore(job) | Purpose::AfterLoad(job, _)) = self.purposes.get_mut(&number) {
+            job.left = job.left.saturating_sub(ended.took);
         }
+        self.answered(number, answer);
     }
 
     fn answered(&mut self, number: u64, there: Result<bool>) {
@@ -179,8 +177,8 @@ impl Driver {
             Some(Purpose::Exists { call, index }) => {
                 let place = self.shared.place();
                 let failed = |error: Error| {
-                    let error = Error::new(ErrorKind::Unavailable, format!("{place} does not answer"))
-                        .with_source(error);
+                    let error =
+                        Error::new(no_answer(&error), format!("{place} does not answer")).with_source(error);
                     error.with_backend(NAME).with_operation("exists")
                 };
                 self.exists_known(call, index, there.map_err(failed));
@@ -188,5 +186,13 @@ impl Driver {
             Some(purpose) => self.page_known(purpose, there),
             None => {}
         }
+    }
+}
+
+/// What a question that failed makes of what was asked for.
+pub(super) fn no_answer(error: &Error) -> ErrorKind {
+    match error.kind() {
+        ErrorKind::Timeout => ErrorKind::Timeout,
+        _ => ErrorKind::Unavailable,
     }
 }

@@ -1,7 +1,7 @@
 //! One page on its way.
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hicache_core::{Error, ErrorKind, PageKey};
 
@@ -34,11 +34,18 @@ pub(super) struct Job {
     /// Of the page.
     pub(super) bytes: usize,
     pub(super) work: Work,
-    pub(super) deadline: Instant,
+    /// Time that it may still be on its way; waiting for others costs none.
+    pub(super) left: Duration,
     /// How often it was moved.
     pub(super) tries: u32,
-    /// Its time was over, and the caller has its memory back: what is still under way is waited for and then forgotten.
-    pub(super) answered: bool,
+}
+
+/// Stores of a key that wait for the one that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    pub(super) waiting: VecDeque<Job>,
+    /// The one under way is over its time, and may still put its object: none must overtake it.
+    pub(super) hangs: bool,
 }
 
 impl Job {
@@ -57,6 +64,9 @@ pub(super) struct Moving {
     pub(super) job: Job,
     pub(super) flight: Box<dyn Flight>,
     pub(super) buffer: Buffer,
+    pub(super) since: Instant,
+    /// Its time was over, and the caller has its memory back: its end is waited for and then forgotten.
+    pub(super) overdue: bool,
 }
 
 /// Keys whose objects are there and not what was stored: the next store replaces them. The oldest are forgotten.

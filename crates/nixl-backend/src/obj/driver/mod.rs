@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use self::batch::Batches;
 use self::exists::Asking;
-use self::job::{BadKeys, Job, Moving};
+use self::job::{BadKeys, Chain, Job, Moving};
 use super::breaker::Breaker;
 use super::heads::HeadThreads;
 use super::shared::Shared;
@@ -43,9 +43,9 @@ pub(crate) enum Message {
         reply: oneshot::Sender<Result<Vec<bool>>>,
     },
     /// An answer of [`HeadThreads`].
-    Heads {
-        numbers: Vec<u64>,
-        answer: Result<Vec<bool>>,
+    Head {
+        number: u64,
+        answer: Result<bool>,
     },
     /// Answer when nothing is under way; `None` where nobody waits.
     Close(Option<oneshot::Sender<()>>),
@@ -74,7 +74,7 @@ pub(crate) struct Driver {
     ready: VecDeque<Job>,
     moving: Vec<Moving>,
     /// Stores under way, by key, and those of the same key that wait for them.
-    stores: HashMap<PageKey, VecDeque<Job>>,
+    stores: HashMap<PageKey, Chain>,
     /// Objects that are asked for, by number.
     purposes: HashMap<u64, Purpose>,
     next_number: u64,
@@ -82,8 +82,6 @@ pub(crate) struct Driver {
     unasked: VecDeque<(u64, String)>,
     asking: HashMap<u64, Asking>,
     next_call: u64,
-    /// When the next deadline may come.
-    next_deadline: Option<Instant>,
     closing: Option<Instant>,
     closers: Vec<oneshot::Sender<()>>,
 }
@@ -95,7 +93,7 @@ impl Driver {
         inbox: Receiver<Message>,
         sender: &Sender<Message>,
     ) -> Result<Self> {
-        let heads = HeadThreads::start(wires.heads, sender)?;
+        let heads = HeadThreads::start(wires.heads, wires.more_heads, sender)?;
         let most = usize::try_from(shared.config.staging_bytes).unwrap_or(usize::MAX);
         Ok(Self {
             wire: wires.wire,
@@ -114,7 +112,6 @@ impl Driver {
             unasked: VecDeque::new(),
             asking: HashMap::new(),
             next_call: 0,
-            next_deadline: None,
             closing: None,
             closers: Vec::new(),
         })
@@ -155,7 +152,7 @@ impl Driver {
             Message::Load(requests, completion) => self.take_load(requests, completion),
             Message::Store(requests, options, completion) => self.take_store(requests, options, completion),
             Message::Exists { keys, prefix, reply } => self.take_exists(keys, prefix, reply),
-            Message::Heads { numbers, answer } => self.take_heads(numbers, answer),
+            Message::Head { number, answer } => self.take_head(number, answer),
             Message::Close(reply) => {
                 self.closing.get_or_insert_with(Instant::now);
                 self.closers.extend(reply);
@@ -165,14 +162,15 @@ impl Driver {
 
     /// Begins what can begin.
     fn pump(&mut self) {
-        // What is over its time keeps its buffer, and no place: a store that hangs must not end this one.
-        while self.has_place() && self.begin_next() {}
+        // What is over its time keeps its buffer, and no place: a store that hangs must not end this one. While the
+        // store is left alone nothing waits for a place.
+        while (self.has_place() || self.breaker.refuses(Instant::now())) && self.begin_next() {}
         self.ask_next();
     }
 
     /// Whether another page may move.
     fn has_place(&self) -> bool {
-        let moving = self.moving.iter().filter(|moving| !moving.job.answered).count();
+        let moving = self.moving.iter().filter(|moving| !moving.overdue).count();
         moving < self.shared.config.concurrency
     }
 
@@ -188,23 +186,15 @@ impl Driver {
         answered && (self.moving.is_empty() || since.elapsed() > longest)
     }
 
-    /// Remembers that something ends at `deadline`, if that is earlier than what is known.
-    fn ends_at(&mut self, deadline: Instant) {
-        self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
-    }
-
-    /// Answers what is over its time.
+    /// Answers what is over its time. What waits has none: those before it end, or are given up.
     fn expire(&mut self, now: Instant) {
-        if self.next_deadline.is_none_or(|next| now < next) {
-            return;
-        }
-        self.next_deadline = None;
         self.expire_pages(now);
-        self.expire_exists(now);
+        self.expire_questions(now);
     }
 
     fn publish(&self) {
         let counts = &self.shared.counts;
+        counts.lost_bytes.store(self.staging.lost() as u64, Ordering::Relaxed);
         counts.breaker_opened.store(self.breaker.opened(), Ordering::Relaxed);
         counts.breakers_open.store(u64::from(self.breaker.is_open()), Ordering::Relaxed);
     }

@@ -1,6 +1,5 @@
 //! Pages: loads and stores.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use hicache_core::{
@@ -11,7 +10,8 @@ use hicache_core::{
 use super::super::format::{self, HEAD_BYTES, Wrong};
 use super::super::shared::count;
 use super::super::wire::NotBegun;
-use super::job::{Job, Moving, Work};
+use super::exists::no_answer;
+use super::job::{Chain, Job, Moving, Work};
 use super::{Driver, Purpose};
 
 /// How often a page is moved before it has failed.
@@ -19,10 +19,8 @@ const TRIES: u32 = 2;
 
 impl Driver {
     pub(super) fn take_load(&mut self, requests: Vec<PageRequest>, completion: Completion<PageBatch>) {
-        let deadline = Instant::now() + Duration::from_millis(self.shared.config.load_timeout_ms);
-        for job in self.jobs(requests, Work::Load, deadline, completion) {
-            self.ready.push_back(job);
-        }
+        let jobs = self.jobs(requests, Work::Load, completion);
+        self.ready.extend(jobs);
     }
 
     pub(super) fn take_store(
@@ -31,14 +29,14 @@ impl Driver {
         options: StoreOptions,
         completion: Completion<PageBatch>,
     ) {
-        let deadline = Instant::now() + Duration::from_millis(self.shared.config.store_timeout_ms);
         let work = Work::Store { overwrite: options.overwrite };
-        for job in self.jobs(requests, work, deadline, completion) {
+        for job in self.jobs(requests, work, completion) {
             // One store a key at a time, in their order.
             match self.stores.get_mut(&job.key) {
-                Some(waiting) => waiting.push_back(job),
+                Some(chain) if chain.hangs => self.hangs_before(&job),
+                Some(chain) => chain.waiting.push_back(job),
                 None => {
-                    self.stores.insert(job.key, VecDeque::new());
+                    self.stores.insert(job.key, Chain::default());
                     self.start_store(job);
                 }
             }
@@ -50,10 +48,11 @@ impl Driver {
         &mut self,
         requests: Vec<PageRequest>,
         work: Work,
-        deadline: Instant,
         completion: Completion<PageBatch>,
     ) -> Vec<Job> {
-        self.ends_at(deadline);
+        let config = &self.shared.config;
+        let limit_ms = if work == Work::Load { config.load_timeout_ms } else { config.store_timeout_ms };
+        let left = Duration::from_millis(limit_ms);
         let keys: Vec<_> = requests.iter().map(|request| request.key).collect();
         let checked: Vec<(usize, Result<()>)> =
             requests.iter().map(|r| (r.memory.bytes(), self.check(&r.memory, work))).collect();
@@ -65,7 +64,7 @@ impl Driver {
                 Err(error) => self.batches.finish(place, Outcome::Failed(error)),
                 Ok(()) => {
                     let object = self.shared.names.page(&key);
-                    jobs.push(Job { place, key, object, bytes, work, deadline, tries: 0, answered: false });
+                    jobs.push(Job { place, key, object, bytes, work, left, tries: 0 });
                 }
             }
         }
@@ -102,21 +101,26 @@ impl Driver {
     /// Begins to move the next page; whether there may be another one.
     pub(super) fn begin_next(&mut self) -> bool {
         let Some(mut job) = self.ready.pop_front() else { return false };
-        if job.answered {
-            self.end(job, None);
-            return true;
-        }
         if !self.breaker.admit(Instant::now()) {
             self.refuse(job);
             return true;
         }
         let buffer = match self.staging.take(job.object_bytes(), &mut *self.wire) {
             Ok(Some(buffer)) => buffer,
-            Ok(None) => {
+            Ok(None) if self.moving.iter().any(|moving| !moving.overdue) => {
                 self.ready.push_front(job);
                 return false;
             }
+            Ok(None) => {
+                // Nothing gives one back.
+                let message = "transfers that do not end have all of nixl_obj.staging_bytes";
+                let error = job.error(ErrorKind::Unavailable, message);
+                self.end(job, Some(Outcome::Failed(error)));
+                return true;
+            }
             Err(error) => {
+                let error =
+                    job.error(error.kind(), "there is no memory for the page's object").with_source(error);
                 self.end(job, Some(Outcome::Failed(error)));
                 return true;
             }
@@ -125,8 +129,11 @@ impl Driver {
         match self.fill(&job, &buffer) {
             Ok(memory) => {
                 let direction = if job.work == Work::Load { Direction::Read } else { Direction::Write };
+                let since = Instant::now();
                 match self.wire.begin(direction, &job.object, memory) {
-                    Ok(flight) => self.moving.push(Moving { job, flight, buffer }),
+                    Ok(flight) => {
+                        self.moving.push(Moving { job, flight, buffer, since, overdue: false });
+                    }
                     Err(not_begun) => {
                         let NotBegun { error, memory } = *not_begun;
                         self.let_go(buffer, memory);
@@ -181,9 +188,19 @@ impl Driver {
             }
         }
         let any = !ended.is_empty();
-        for (Moving { job, flight, buffer }, result) in ended {
+        for (Moving { mut job, flight, buffer, since, overdue }, result) in ended {
             let memory = flight.finish();
-            let job = self.moved(job, memory.as_ref(), result);
+            job.left = job.left.saturating_sub(since.elapsed());
+            let job = match overdue {
+                false => self.moved(job, memory.as_ref(), result),
+                true => {
+                    if result.is_ok() {
+                        self.breaker.succeeded(); // Late, but the store answers.
+                    }
+                    self.end(job, None);
+                    None
+                }
+            };
             self.let_go(buffer, memory);
             // With its buffer given back, so that a second try has one.
             if let Some(job) = job {
@@ -195,10 +212,6 @@ impl Driver {
 
     /// The object has been moved, or not; the job, if it is to be moved again.
     fn moved(&mut self, job: Job, memory: Option<&PageMemory>, result: Result<()>) -> Option<Job> {
-        if job.answered {
-            self.end(job, None);
-            return None;
-        }
         match (job.work, result) {
             (Work::Load, Ok(())) => return self.loaded(job, memory),
             (Work::Load, Err(error)) => {
@@ -270,9 +283,6 @@ impl Driver {
             Purpose::AfterLoad(job, error) => (job, Some(error)),
             Purpose::Exists { .. } => return,
         };
-        if job.answered {
-            return self.end(job, None);
-        }
         match (failed, there) {
             (None, Ok(true)) => {
                 count(&self.shared.counts.present_pages, 1);
@@ -293,7 +303,7 @@ impl Driver {
             }
             (_, Err(error)) => {
                 let message = format!("{} does not answer", self.shared.place());
-                let error = job.error(ErrorKind::Unavailable, message).with_source(error);
+                let error = job.error(no_answer(&error), message).with_source(error);
                 self.end(job, Some(Outcome::Failed(error)));
             }
         }
@@ -307,57 +317,55 @@ impl Driver {
         self.end(job, Some(Outcome::Failed(error)));
     }
 
-    /// A page has ended, and the next store of its key can begin.
+    /// A page has ended, and the next store of its key can begin. Without an outcome: it was answered before.
     pub(super) fn end(&mut self, job: Job, outcome: Option<Outcome>) {
-        if let Some(outcome) = outcome.filter(|_| !job.answered) {
-            if outcome.error().is_some_and(|error| error.kind() != ErrorKind::Corrupt) {
-                count(&self.shared.counts.failed_pages, 1);
-            }
-            self.batches.finish(job.place, outcome);
+        if let Some(outcome) = outcome {
+            self.answer(&job, outcome);
         }
         if job.work == Work::Load {
             return;
         }
-        while let Some(waiting) = self.stores.get_mut(&job.key) {
-            match waiting.pop_front() {
+        if let Some(chain) = self.stores.get_mut(&job.key) {
+            chain.hangs = false;
+            match chain.waiting.pop_front() {
                 None => drop(self.stores.remove(&job.key)),
-                Some(next) if next.answered => {}
-                Some(next) => return self.start_store(next),
+                Some(next) => self.start_store(next),
             }
         }
     }
 
+    fn answer(&mut self, job: &Job, outcome: Outcome) {
+        if outcome.error().is_some_and(|error| error.kind() != ErrorKind::Corrupt) {
+            count(&self.shared.counts.failed_pages, 1);
+        }
+        self.batches.finish(job.place, outcome);
+    }
+
+    /// A store that may not overtake one that hangs.
+    fn hangs_before(&mut self, job: &Job) {
+        let error = job.error(ErrorKind::Timeout, "an earlier store of the key has not ended yet");
+        self.answer(job, Outcome::Failed(error));
+    }
+
     /// Gives callers their memory back whose pages are over their time.
     pub(super) fn expire_pages(&mut self, now: Instant) {
-        let (mut failed, mut next) = (0_u32, None::<Instant>);
-        let batches = &mut self.batches;
-        let counts = &self.shared.counts;
-        let mut expire = |job: &mut Job, under_way: bool| {
-            if job.answered {
-                return;
+        for at in 0..self.moving.len() {
+            let moving = &mut self.moving[at];
+            if moving.overdue || now.saturating_duration_since(moving.since) < moving.job.left {
+                continue;
             }
-            if now < job.deadline {
-                next = Some(next.map_or(job.deadline, |next| next.min(job.deadline)));
-                return;
-            }
-            let error = job.error(ErrorKind::Timeout, "the object store did not answer in time");
-            job.answered = true;
-            failed += u32::from(under_way);
-            count(&counts.failed_pages, 1);
-            batches.finish(job.place, Outcome::Failed(error));
-        };
-        self.ready.iter_mut().for_each(|job| expire(job, false));
-        self.stores.values_mut().flatten().for_each(|job| expire(job, false));
-        self.moving.iter_mut().for_each(|moving| expire(&mut moving.job, true));
-        for purpose in self.purposes.values_mut() {
-            match purpose {
-                Purpose::BeforeStore(job) | Purpose::AfterLoad(job, _) => expire(job, true),
-                Purpose::Exists { .. } => {}
+            moving.overdue = true;
+            let (job, error) = (&moving.job, "the object store did not answer in time");
+            let (place, key) = (job.place, (job.work != Work::Load).then_some(job.key));
+            let error = job.error(ErrorKind::Timeout, error);
+            count(&self.shared.counts.failed_pages, 1);
+            self.batches.finish(place, Outcome::Failed(error));
+            self.breaker.failed(now);
+            if let Some(chain) = key.and_then(|key| self.stores.get_mut(&key)) {
+                chain.hangs = true;
+                let waiting = std::mem::take(&mut chain.waiting);
+                waiting.iter().for_each(|job| self.hangs_before(job));
             }
         }
-        if let Some(next) = next {
-            self.ends_at(next);
-        }
-        (0..failed).for_each(|_| self.breaker.failed(now));
     }
 }
