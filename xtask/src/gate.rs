@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, counted, nixl, python, say, sglang, tidy};
+use crate::{cargo, counted, gds, nixl, python, say, sglang, tidy};
 
 /// The only target that the sanitizer of the stable compiler is used on.
 const SANITIZED: &str = "x86_64-unknown-linux-gnu";
@@ -41,8 +41,9 @@ const STAGES: &[Stage] = &[
     ("format", format),
     ("lints", lints),
     ("lints without default features", lints_bare),
-    ("lints of the object store", lints_object_store),
+    ("lints of the object store and of GPU memory", lints_object_store),
     ("fuzz targets", fuzz_targets),
+    ("cuFile for the tests", gds::stage),
     ("NIXL's wheel", nixl::stage),
     ("tests", tests),
     ("tests on the release binary", release_tests),
@@ -115,7 +116,8 @@ fn lints_bare() -> Result<()> {
 }
 
 fn lints_object_store() -> Result<()> {
-    let features = ["--features", "hicache/obj-s3,hicache/tiered,hicache-cli/obj-s3,hicache-cli/nixl"];
+    let features =
+        ["--features", "hicache/obj-s3,hicache/tiered,hicache-cli/obj-s3,hicache-cli/nixl,hicache-cli/gds"];
     let packages = ["clippy", "--package", "hicache", "--package", "hicache-cli", "--all-targets"];
     cargo::run(cargo::cargo().args(packages).args(features).args(["--", "--deny", "warnings"]))
 }
@@ -133,8 +135,11 @@ fn tests() -> Result<()> {
     let arguments = ["test", "--workspace", "--exclude", "hicache-tests", "--", "--show-output"];
     counted::run(cargo::cargo().args(arguments))?;
     let features =
-        ["test", "--package", "hicache", "--features", "nixl,obj-s3,tiered", "--", "--show-output"];
-    counted::run(cargo::cargo().args(features))
+        ["test", "--package", "hicache", "--features", "nixl,obj-s3,tiered,gds", "--", "--show-output"];
+    counted::run(cargo::cargo().args(features))?;
+    let gpu =
+        ["test", "--package", "hicache-cli", "--features", "gds", "--test", "gds", "--test", "device_pages"];
+    counted::run(cargo::cargo().args(gpu).args(["--", "--show-output"]))
 }
 
 fn release_tests() -> Result<()> {

@@ -5,6 +5,8 @@ mod cargo;
 mod counted;
 mod demo;
 mod gate;
+mod gds;
+mod gpu;
 mod libclang;
 mod matrix;
 mod nixl;
@@ -44,6 +46,10 @@ enum Task {
     Sglang(sglang::Arguments),
     /// The object store and the tiers against a real server, on the recorded trace.
     ObjectStore(object_store::Arguments),
+    /// cuFile's libraries and headers for the tests of `crates/gds`.
+    Gds(gds::Arguments),
+    /// What must be seen on a machine with a GPU: conformance, copies, rates.
+    Gpu(gpu::Arguments),
     /// NIXL's wheel and an object store, installed under `target/`, and the tests on them.
     Nixl(nixl::Arguments),
     /// Every combination of features, the oldest versions of what we stand on, the oldest compiler.
@@ -61,6 +67,8 @@ fn main() -> ExitCode {
         Task::Python(arguments) => python::run(&arguments),
         Task::Sglang(arguments) => sglang::run(&arguments),
         Task::ObjectStore(arguments) => object_store::run(&arguments),
+        Task::Gds(arguments) => gds::run(&arguments),
+        Task::Gpu(arguments) => gpu::run(&arguments),
         Task::Nixl(arguments) => nixl::run(&arguments),
         Task::Matrix(arguments) => matrix::run(&arguments),
         Task::Tidy => tidy::run(),

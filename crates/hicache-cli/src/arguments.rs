@@ -37,6 +37,10 @@ pub(crate) enum Command {
     Stat(stat::StatArguments),
     /// List the pages of a store, running or dead
     List(list::ListArguments),
+    /// What `probe` runs in a process of its own, since it may hang
+    #[cfg(feature = "gds")]
+    #[command(hide = true)]
+    ProbeGds(crate::commands::gds::ProbeGdsArguments),
 }
 
 /// What can be done with the configuration.

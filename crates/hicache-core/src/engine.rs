@@ -250,6 +250,15 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Moves the extents. An empty batch is answered at once.
     fn submit(&self, direction: Direction, extents: Vec<Extent>) -> Transfer<ExtentsDone>;
 
+    /// CRC-64/NVMe of a page, as [`PageMemory::checksum`]; of memory of a device too where the engine moves that. Blocks until the
+    /// device has done its part.
+    ///
+    /// # Errors
+    /// `Config` for device memory that the engine can't read, and what the device reports.
+    fn checksum(&self, memory: &PageMemory) -> Result<u64> {
+        memory.checksum()
+    }
+
     /// Stops intake, drains what is in flight, and frees what the engine holds.
     ///
     /// # Errors

@@ -12,7 +12,7 @@
 //!
 //! Features choose what is built: `posix-uring` (on by default) keeps pages on local disks. Without any feature there
 //! is the memory backend alone. `obj-s3` keeps pages in a bucket, `tiered` puts one storage before another: disks of
-//! this machine before a bucket that every machine reads. `nixl` moves files and objects through the plugins of NIXL. `controller` adds the controller of engines written in Rust: it moves pages between device, host and any of these storages.
+//! this machine before a bucket that every machine reads. `nixl` moves files and objects through the plugins of NIXL. `gds` adds the memory of GPUs: a device for the controller, and, where the field `device` names one, pages between files and it. `controller` adds the controller of engines written in Rust: it moves pages between device, host and any of these storages.
 //!
 //! # Pages in memory
 //!
@@ -40,6 +40,8 @@
 //! ```
 #![cfg_attr(feature = "posix-uring", doc = include_str!("on_disk.md"))]
 
+#[cfg(feature = "gds")]
+mod gpu;
 mod memory;
 #[cfg(feature = "nixl")]
 mod nixl;
@@ -73,6 +75,8 @@ pub use hicache_core::{
     PageMemory, PageRequest, Piece, PoolName, ProbeContext, ProbeReport, Region, Registration, Result,
     Storage, StorageStat, StoreOptions, Transfer, Verdict, hashing,
 };
+#[cfg(feature = "gds")]
+pub use hicache_gds as gds;
 #[cfg(feature = "nixl")]
 pub use hicache_nixl_backend as nixl_backend;
 #[cfg(feature = "obj-s3")]

@@ -18,12 +18,20 @@ pub(crate) async fn open(
 ) -> Result<Arc<dyn Storage>> {
     let store = page_store_config(config, namespace);
     store.validate()?;
-    let engine = backend.open_engine()?;
-    match PageStore::open(store, vec![Arc::clone(&engine)]).await {
+    #[cfg_attr(not(feature = "gds"), expect(unused_mut, reason = "one is added with the feature"))]
+    let mut engines = vec![backend.open_engine()?];
+    #[cfg(feature = "gds")]
+    if backend.name() == crate::registry::GDS {
+        // Pages in host memory, too.
+        engines.push(crate::gpu::host_engine(config)?);
+    }
+    match PageStore::open(store, engines.clone()).await {
         Ok(store) => Ok(store),
         Err(error) => {
             // The reason is the store's; an engine that can't close either adds nothing to it.
-            let _ = engine.close().await;
+            for engine in engines {
+                let _ = engine.close().await;
+            }
             Err(error)
         }
     }

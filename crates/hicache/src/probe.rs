@@ -14,7 +14,7 @@ use crate::registry;
 pub async fn probe_all(config: &Config, directory: &Path) -> Vec<ProbeReport> {
     let mut reports = Vec::new();
     for backend in registry::backends(config) {
-        reports.push(probe_one(&*backend, directory).await);
+        reports.push(probe_one(&*backend, directory, shown_memory(config, &*backend)).await);
     }
     reports
 }
@@ -30,12 +30,27 @@ pub async fn probe_named(config: &Config, name: &str, directory: &Path) -> Resul
         let names = registry::built_names().join(", ");
         Error::config(format!("{name:?} is not a backend of this build, which has {names}"))
     })?;
-    Ok(probe_one(&*backend, directory).await)
+    let memory = shown_memory(config, &*backend);
+    Ok(probe_one(&*backend, directory, memory).await)
+}
+
+/// The memory that pages are in.
+pub(crate) fn memory(config: &Config) -> MemoryKind {
+    config.settings().device.map_or(MemoryKind::Host, MemoryKind::Device)
+}
+
+/// What a probe asks whose answer is only shown: of what moves no host memory, the first device.
+fn shown_memory(config: &Config, backend: &dyn Backend) -> MemoryKind {
+    if backend.name() == registry::GDS {
+        MemoryKind::Device(config.settings().device.unwrap_or(0))
+    } else {
+        memory(config)
+    }
 }
 
 /// Probes one backend in `directory`.
-pub(crate) async fn probe_one(backend: &dyn Backend, directory: &Path) -> ProbeReport {
-    backend.probe(&context(directory)).await
+pub(crate) async fn probe_one(backend: &dyn Backend, directory: &Path, memory: MemoryKind) -> ProbeReport {
+    backend.probe(&ProbeContext { memory, ..context(directory) }).await
 }
 
 /// What a probe of `directory` is asked.

@@ -17,7 +17,7 @@ pub struct Known {
 }
 
 /// Every backend of the project.
-pub const KNOWN: [Known; 10] = [
+pub const KNOWN: [Known; 11] = [
     Known { name: "posix-uring", feature: Some("posix-uring"), built: cfg!(feature = "posix-uring") },
     Known { name: "posix-pread", feature: Some("posix-uring"), built: cfg!(feature = "posix-uring") },
     Known { name: OBJ_S3, feature: Some("obj-s3"), built: cfg!(feature = "obj-s3") },
@@ -26,6 +26,7 @@ pub const KNOWN: [Known; 10] = [
     nixl("nixl:GDS_MT"),
     nixl("nixl:GDS"),
     nixl(NIXL_OBJ),
+    Known { name: GDS, feature: Some("gds"), built: cfg!(feature = "gds") },
     Known { name: TIERED, feature: Some("tiered"), built: cfg!(feature = "tiered") },
     Known { name: memory::NAME, feature: None, built: true },
 ];
@@ -73,8 +74,10 @@ pub(crate) fn known(name: &str) -> Option<&'static Known> {
 
 /// What `auto` tries, in this order: the default of the field `order`.
 pub const DEFAULT_ORDER: &str =
-    "nixl:3FS,nixl:POSIX,nixl:GDS_MT,nixl:GDS,nixl:OBJ,posix-uring,posix-pread,obj-s3";
+    "nixl:3FS,nixl:POSIX,nixl:GDS_MT,nixl:GDS,nixl:OBJ,posix-uring,posix-pread,obj-s3,gds";
 
+/// Files and memory of a GPU: last in the order, since the others move host memory only, and this one none.
+pub(crate) const GDS: &str = "gds";
 /// The object store's name.
 pub(crate) const OBJ_S3: &str = "obj-s3";
 /// The object store through NIXL.
@@ -93,6 +96,8 @@ pub fn backends(config: &Config) -> Vec<Box<dyn Backend>> {
         vec![crate::s3::backend(settings)],
         #[cfg(feature = "nixl")]
         crate::nixl::backends(config),
+        #[cfg(feature = "gds")]
+        vec![crate::gpu::backend(config)],
         #[cfg(feature = "tiered")]
         vec![crate::tiers::backend(config)],
         vec![memory],

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use hicache_core::{Backend, Error, ErrorKind, ProbeReport, Result, Verdict};
+use hicache_core::{Backend, Error, ErrorKind, MemoryKind, ProbeReport, Result, Verdict};
 use serde::Serialize;
 
 use crate::config::suggest::nearest;
 use crate::config::{Config, Origin};
-use crate::probe::probe_one;
-use crate::registry::KNOWN;
+use crate::probe::{memory, probe_one};
+use crate::registry::{GDS, KNOWN};
 
 /// A backend that `auto` passed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,8 +44,12 @@ pub struct Selected {
 /// `Config` for a name that is not in `backends`; `Unavailable`, with the reasons, if none can be used.
 pub async fn select(config: &Config, mut backends: Vec<Box<dyn Backend>>) -> Result<Selected> {
     let settings = config.settings();
-    let mut selection =
-        Selection { directories: &settings.storage_dir, skipped: Vec::new(), reports: Vec::new() };
+    let mut selection = Selection {
+        directories: &settings.storage_dir,
+        memory: memory(config),
+        skipped: Vec::new(),
+        reports: Vec::new(),
+    };
     if settings.backend != "auto" {
         let Some(at) = backends.iter().position(|backend| backend.name() == settings.backend) else {
             let names: Vec<&str> = backends.iter().map(|backend| backend.name()).collect();
@@ -90,6 +94,7 @@ pub async fn select(config: &Config, mut backends: Vec<Box<dyn Backend>>) -> Res
 
 struct Selection<'a> {
     directories: &'a [PathBuf],
+    memory: MemoryKind,
     skipped: Vec<Skipped>,
     reports: Vec<ProbeReport>,
 }
@@ -97,8 +102,11 @@ struct Selection<'a> {
 impl Selection<'_> {
     /// Whether the backend works in every directory; else the first reason.
     async fn probe(&mut self, backend: &dyn Backend) -> Result<(), String> {
+        if backend.name() == GDS && self.memory.is_host() {
+            return Err("it moves memory of a GPU only; `device`, the number of one, is not set".to_owned());
+        }
         for directory in self.directories {
-            let report = probe_one(backend, directory).await;
+            let report = probe_one(backend, directory, self.memory).await;
             let refused = (report.verdict != Verdict::Usable).then(|| report.reason.clone());
             self.reports.push(report);
             if let Some(reason) = refused {

@@ -27,7 +27,7 @@ fn defaults() {
     assert_eq!(settings.backend, "auto");
     let nixl = ["nixl:3FS", "nixl:POSIX", "nixl:GDS_MT", "nixl:GDS", "nixl:OBJ"];
     assert_eq!(settings.order[..5], nixl);
-    assert_eq!(settings.order[5..], ["posix-uring", "posix-pread", "obj-s3"]);
+    assert_eq!(settings.order[5..], ["posix-uring", "posix-pread", "obj-s3", "gds"]);
     assert_eq!(settings.capacity_bytes, None);
     assert_eq!((settings.io, settings.durability), (Io::Auto, Durability::None));
     assert!(settings.verify);
@@ -155,6 +155,8 @@ fn every_field_has_a_variable() {
         ("verify", "off", json!(false)),
         ("io_timeout_ms", "1000", json!(1000)),
         ("probe_helper", "/bin/hicache", json!(["/bin/hicache"])),
+        ("device", "1", json!(1)),
+        ("gds.library", "/opt/libcufile.so.0", json!("/opt/libcufile.so.0")),
         ("posix_uring.depth", "8", json!(8)),
         ("posix_uring.rings", "2", json!(2)),
         ("posix_uring.register_buffers", "No", json!(false)),
@@ -257,7 +259,8 @@ fn every_field_has_a_variable() {
     }
     let leaves = |table: &serde_json::Value| table.as_object().unwrap().len();
     let nixl = ["nixl", "nixl_posix", "nixl_gds", "nixl_gds_mt", "nixl_3fs", "nixl_obj"];
-    let tables = [&["posix_uring", "posix_pread", "obj_s3", "tiered", "namespace"][..], &nixl].concat();
+    let tables =
+        [&["gds", "posix_uring", "posix_pread", "obj_s3", "tiered", "namespace"][..], &nixl].concat();
     let inner: usize = tables.iter().map(|table| leaves(&settings[table])).sum();
     assert_eq!(leaves(&settings) - tables.len() + inner, fields.len());
 }

@@ -64,6 +64,8 @@ fn bad_values() {
         ("io_timeout_ms", json!(0), "must be a whole number from 1 to 3600000"),
         ("io_timeout_ms", json!("1s"), "must be a whole number from 1 to 3600000"),
         ("probe_helper", json!([]), "must be a command"),
+        ("device", json!(-1), "must be a whole number from 0 to 255"),
+        ("gds.library", json!(""), "must be text that is not empty"),
         ("posix_uring.depth", json!(0), "must be a whole number from 1 to 4096"),
         ("posix_uring.depth", json!(5000), "must be a whole number from 1 to 4096"),
         ("posix_uring.rings", json!(-1), "must be a whole number from 1 to 64"),

@@ -1,6 +1,8 @@
 //! The commands, one a file.
 
 pub(crate) mod explain;
+#[cfg(feature = "gds")]
+pub(crate) mod gds;
 pub(crate) mod list;
 pub(crate) mod probe;
 pub(crate) mod replay;
@@ -61,6 +63,8 @@ fn dispatch(command: &Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Verify(arguments) => verify::run(arguments, output),
         Command::Stat(arguments) => stat::run(arguments, output),
         Command::List(arguments) => list::run(arguments, output),
+        #[cfg(feature = "gds")]
+        Command::ProbeGds(arguments) => gds::run(arguments, output),
     }
 }
 

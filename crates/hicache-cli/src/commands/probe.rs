@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use comfy_table::ContentArrangement;
-use hicache::{ProbeReport, Verdict};
+use hicache::{ProbeReport, Verdict, process_environment};
 use serde::Serialize;
 
 use crate::arguments::{self, ConfigArguments};
@@ -20,6 +20,10 @@ pub(crate) struct ProbeArguments {
     /// Probe for this storage directory, not the configured ones; may be repeated. Nothing stays behind in it
     #[arg(long, value_name = "DIR")]
     dir: Vec<PathBuf>,
+    /// cuFile's library, where the system's loader does not find it
+    #[cfg(feature = "gds")]
+    #[arg(long, value_name = "FILE")]
+    cufile: Option<PathBuf>,
     /// Probe this backend and no other
     #[arg(long, value_name = "BACKEND")]
     only: Option<String>,
@@ -47,6 +51,17 @@ pub(crate) fn run(arguments: &ProbeArguments, output: &mut Output) -> Result<Exi
     if !arguments.dir.is_empty() {
         builder = builder.storage_dir(&arguments.dir);
     }
+    #[cfg(feature = "gds")]
+    if let Some(library) = &arguments.cufile {
+        builder = builder.set("gds.library", library.display().to_string());
+    }
+    // What may hang is probed by a process of this program's, where no other is named. Under Python it is that one's.
+    if process_environment().python().is_none()
+        && builder.clone().build()?.settings().probe_helper.is_none()
+        && let Ok(own) = std::env::current_exe()
+    {
+        builder = builder.set("probe_helper", serde_json::json!([own.display().to_string()]));
+    }
     let config = arguments::build(builder)?;
     let settings = config.settings();
     let directories: Vec<Probed> = super::runtime(0)?.block_on(async {
@@ -65,7 +80,14 @@ pub(crate) fn run(arguments: &ProbeArguments, output: &mut Output) -> Result<Exi
         (None, "auto") => settings.order.as_slice(),
         (None, _) => std::slice::from_ref(&settings.backend),
     };
-    let selected = wanted.iter().find(|name| directories.iter().all(|probed| probed.usable(name))).cloned();
+    // Without a device pages are in memory of the host.
+    let could_be =
+        |name: &&String| name.as_str() != "gds" || settings.device.is_some() || arguments.only.is_some();
+    let selected = wanted
+        .iter()
+        .filter(could_be)
+        .find(|name| directories.iter().all(|probed| probed.usable(name)))
+        .cloned();
     let report = Report { selected, directories };
     if arguments.json {
         output.json(&report)?;

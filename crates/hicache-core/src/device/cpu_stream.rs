@@ -7,9 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::cpu::{CpuShared, DeviceFault};
-use super::{Block, CopiesDone, CopyBatch, Event, PageCopy, PageLeases, Stream};
+use super::{Block, CopiesDone, CopyBatch, Event, PageCopy, Stream, buffer_of};
 use crate::error::{Error, ErrorKind, Result};
-use crate::region::Access;
 use crate::transfer::{Completion, Transfer};
 
 /// Jobs that wait in a stream; more are refused as `Busy`.
@@ -119,8 +118,7 @@ fn run_copy(
 
 fn copy_pages(batch: &mut CopyBatch, fault: Option<DeviceFault>) -> Vec<Result<()>> {
     let plan = Arc::clone(&batch.plan);
-    let mut outcomes: Vec<Result<()>> =
-        batch.pages.iter().map(|page| check(page, plan.from_bytes(), plan.to_bytes())).collect();
+    let mut outcomes: Vec<Result<()>> = batch.pages.iter().map(|page| page.check(&plan)).collect();
     let injected = || Error::new(ErrorKind::Io, "injected").with_backend("cpu").with_operation("copy");
     if fault == Some(DeviceFault::Fail) {
         outcomes.iter_mut().for_each(|outcome| *outcome = Err(injected()));
@@ -144,32 +142,6 @@ fn copy_pages(batch: &mut CopyBatch, fault: Option<DeviceFault>) -> Vec<Result<(
         }
     }
     outcomes
-}
-
-/// Whether the page is what the plan was made for.
-fn check(page: &PageCopy, from_bytes: &[usize], to_bytes: &[usize]) -> Result<()> {
-    let fits = |leases: &PageLeases, lengths: &[usize]| {
-        let own = leases.iter().flat_map(|lease| std::iter::repeat_n(lease.len(), lease.planes()));
-        own.eq(lengths.iter().copied())
-    };
-    if !fits(&page.from, from_bytes) || !fits(&page.to, to_bytes) {
-        return Err(Error::config("the page's buffers are not those of the copy plan"));
-    }
-    if page.to.iter().any(|lease| lease.access() != Access::Write) {
-        return Err(Error::config("the target of a copy must be leased for writing"));
-    }
-    Ok(())
-}
-
-/// Which lease, and which plane of it, a buffer is.
-fn find(leases: &PageLeases, mut buffer: usize) -> Option<(usize, usize)> {
-    for (number, lease) in leases.iter().enumerate() {
-        match buffer.checked_sub(lease.planes()) {
-            None => return Some((number, buffer)),
-            Some(rest) => buffer = rest,
-        }
-    }
-    None
 }
 
 /// Bytes that are copied of a block before the next block has its turn.
@@ -198,9 +170,9 @@ fn copy_turn(page: &mut PageCopy, block: &Block, turn: usize) -> Result<()> {
     if first >= end {
         return Ok(());
     }
-    let (lease, plane) = find(&page.from, block.from.buffer).ok_or_else(missing)?;
+    let (lease, plane) = buffer_of(&page.from, block.from.buffer).ok_or_else(missing)?;
     let from = page.from[lease].plane(plane)?;
-    let (lease, plane) = find(&page.to, block.to.buffer).ok_or_else(missing)?;
+    let (lease, plane) = buffer_of(&page.to, block.to.buffer).ok_or_else(missing)?;
     let to = page.to[lease].plane_mut(plane)?;
     for outer in 0..block.counts[0] {
         let mut source = block.from.offset + outer * block.from.strides[0] + first * block.from.strides[1];

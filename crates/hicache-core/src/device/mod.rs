@@ -19,7 +19,7 @@ pub use cpu::{CpuDevice, DeviceFault, DeviceOperation};
 pub use plan::{Block, CopyPlan, Place};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::region::{Lease, MemoryKind, Region};
+use crate::region::{Access, Lease, MemoryKind, Region};
 use crate::transfer::{Answer, Transfer};
 
 /// The memory of one page on one side of a copy. Its *buffers* are the planes of the leases, in order.
@@ -32,6 +32,37 @@ pub struct PageCopy {
     pub from: PageLeases,
     /// Where they go.
     pub to: PageLeases,
+}
+
+impl PageCopy {
+    /// Whether the page is what the plan was made for.
+    ///
+    /// # Errors
+    /// `Config` for buffers of other lengths, and for a target that is leased for reading.
+    pub fn check(&self, plan: &CopyPlan) -> Result<()> {
+        let fits = |leases: &PageLeases, lengths: &[usize]| {
+            let own = leases.iter().flat_map(|lease| std::iter::repeat_n(lease.len(), lease.planes()));
+            own.eq(lengths.iter().copied())
+        };
+        if !fits(&self.from, plan.from_bytes()) || !fits(&self.to, plan.to_bytes()) {
+            return Err(Error::config("the page's buffers are not those of the copy plan"));
+        }
+        if self.to.iter().any(|lease| lease.access() != Access::Write) {
+            return Err(Error::config("the target of a copy must be leased for writing"));
+        }
+        Ok(())
+    }
+}
+
+/// Which lease, and which plane of it, a buffer of a page is.
+pub fn buffer_of(leases: &PageLeases, mut buffer: usize) -> Option<(usize, usize)> {
+    for (number, lease) in leases.iter().enumerate() {
+        match buffer.checked_sub(lease.planes()) {
+            None => return Some((number, buffer)),
+            Some(rest) => buffer = rest,
+        }
+    }
+    None
 }
 
 /// Told after each step of a batch, on a thread of the device: the number of the step, and whether it is whole for

@@ -45,7 +45,7 @@ const fn field(name: &'static str, kind: Kind, default: &'static str, help: &'st
 
 const MOST: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 96] = [
+static FIELDS: [Field; 98] = [
     field(
         "storage_dir",
         Kind::Directories,
@@ -119,6 +119,18 @@ static FIELDS: [Field; 96] = [
         "",
         "The command that probes what may hang, in a process of its own: `hicache`, or `python -m hicache`. Not set for \
          the latter under Python, else for `hicache` on PATH.",
+    ),
+    field(
+        "device",
+        Kind::Count(0, 255),
+        "",
+        "Number of the GPU whose memory the pages are in, as this process counts them. Not set for memory of the host.",
+    ),
+    field(
+        "gds.library",
+        Kind::Text,
+        "",
+        "cuFile's library. Not set for the one that the system's loader finds.",
     ),
     field("posix_uring.depth", Kind::Count(1, 4096), "64", "Operations that a ring keeps in flight."),
     field(

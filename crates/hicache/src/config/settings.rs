@@ -38,6 +38,10 @@ pub struct Settings {
     pub io_timeout_ms: u64,
     /// The command that probes what may hang.
     pub probe_helper: Option<Vec<String>>,
+    /// Number of the GPU whose memory the pages are in; `None` for memory of the host.
+    pub device: Option<u32>,
+    /// Memory of a GPU.
+    pub gds: Gds,
     /// The io_uring engine.
     pub posix_uring: PosixUring,
     /// The pread and pwrite engine.
@@ -188,4 +192,12 @@ pub struct Tiered {
     pub absent_age_ms: u64,
     /// How long closing waits.
     pub drain_timeout_ms: u64,
+}
+
+/// Files and memory of a GPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gds {
+    /// cuFile's library, where the system's loader does not find it.
+    pub library: Option<PathBuf>,
 }

@@ -56,6 +56,11 @@ impl Shared {
         })
     }
 
+    /// The checksum of a page, by the engine that moves it.
+    pub(crate) fn checksum(&self, memory: &PageMemory) -> Result<u64> {
+        self.engines[self.engine_for(memory)?].checksum(memory)
+    }
+
     /// Whether loads through the engine of this memory must be verified whatever the configuration says.
     pub(crate) fn must_verify(&self, memory: &PageMemory) -> bool {
         self.engine_for(memory).is_ok_and(|number| !self.engines[number].capabilities().reports_lengths)

@@ -303,7 +303,7 @@ struct Written {
 
 async fn write_part(shared: &Shared, moves: Vec<Move>, progress: &Progress) -> Vec<Written> {
     let mut checksums: HashMap<usize, Result<u64>> =
-        moves.iter().map(|page| (page.tag, page.memory.checksum())).collect();
+        moves.iter().map(|page| (page.tag, shared.checksum(&page.memory))).collect();
     let moved = shared.move_pages(Direction::Write, moves, progress).await;
     moved
         .into_iter()
