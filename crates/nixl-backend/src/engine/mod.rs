@@ -9,7 +9,7 @@
 //! | `flight` | requests being made up, and what they keep |
 //! | `inbox`, `lane`, `pace` | the queue to an I/O thread, what it does, and how it sleeps between looks |
 //!
-//! `docs/nixl-files.md` says what of the library it works around, and how.
+//! `docs/nixl.md` says what of the library it works around, and how.
 
 mod batch;
 mod config;
@@ -56,7 +56,8 @@ const POOL_SIZES: (usize, usize) = (64, 65_536);
 /// transfer ends. Dropping the engine lets the threads finish what they have and go; [`Engine::close`] waits for that.
 ///
 /// The plugins tell neither lengths nor causes: a batch goes in requests of several extents, one failure fails its
-/// request, and the error says plugin, operation and sizes only.
+/// request, and the error says plugin, operation and sizes only. GDS calls requests done of which parts failed: whoever
+/// reads must compare checksums, as the page store does.
 ///
 /// ```no_run
 /// use hicache_nixl_backend::{Library, LibrarySearch, NixlEngine, NixlEngineConfig};
@@ -301,18 +302,23 @@ impl Drop for MemoryToken {
     }
 }
 
-/// How many descriptors the plugin has room for; as many as we like where it has no such limit.
+/// How many descriptors the plugin has room for, and one; as many as we like where it has no such limit.
 fn pool_size(config: &NixlEngineConfig, parameters: &PluginParameters) -> usize {
-    let asked = |pairs: &[(String, String)]| {
-        let value = pairs.iter().find(|(name, _)| name == "ios_pool_size").map(|(_, value)| value.trim());
+    let asked = |pairs: &[(String, String)], name: &str| {
+        let value = pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.trim());
         value.and_then(|value| value.parse::<usize>().ok())
     };
     let (least, most) = POOL_SIZES;
-    match asked(&parameters.parameters) {
-        // Before 1.5.0 the plugin names none, and hangs or fails with more than it has room for.
-        None if config.plugin == config::POSIX => least,
+    match asked(&parameters.parameters, "ios_pool_size") {
+        // Before 1.5.0 the plugin names none, and hangs or fails with more than it has room for: in its pool, and in the
+        // kernel's queue, which it fills before it has the kernel look.
+        None if config.plugin == config::POSIX => {
+            asked(&config.parameters, "kernel_queue_size").map_or(least, |queue| least.min(queue + 1))
+        }
         None => most,
-        Some(by_default) => asked(&config.parameters).unwrap_or(by_default).clamp(least, most),
+        Some(by_default) => {
+            asked(&config.parameters, "ios_pool_size").unwrap_or(by_default).clamp(least, most)
+        }
     }
 }
 
@@ -368,6 +374,8 @@ mod tests {
         // One that names none: of the POSIX plugin an old one, of others because they have no such limit.
         let none = PluginParameters { parameters: Vec::new(), ..pairs("1") };
         assert_eq!(pool_size(&plain.clone().with_parameter("ios_pool_size", 1000), &none), 64);
+        assert_eq!(pool_size(&plain.clone().with_parameter("kernel_queue_size", 16), &none), 17);
+        assert_eq!(pool_size(&plain.clone().with_parameter("kernel_queue_size", 256), &none), 64);
         assert_eq!(pool_size(&NixlEngineConfig::new("GDS_MT"), &none), 65_536);
     }
 }
