@@ -261,8 +261,8 @@ static FIELDS: [Field; 96] = [
         "nixl.site_packages",
         Kind::Directories,
         "",
-        "Where the wheel is looked for. Not set for those of the active Python: VIRTUAL_ENV, CONDA_PREFIX, `python3` \
-         on PATH.",
+        "Where the wheel is looked for. Not set for those of the active Python: VIRTUAL_ENV, CONDA_PREFIX, the user's \
+         own (PYTHONUSERBASE or ~/.local), `python3` on PATH.",
     ),
     field(
         "nixl.threads",
