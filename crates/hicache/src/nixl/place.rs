@@ -20,14 +20,17 @@ pub(super) fn place(config: &Config) -> NixlPlace {
     NixlPlace { search, plugin_directory: variable("NIXL_PLUGIN_DIR") }
 }
 
-/// Site-packages of the Python that a shell with these variables would start.
+/// Site-packages of the Python that a shell with these variables would start: where it is, the user's own (`pip install
+/// --user`), the system's.
 fn active_python(config: &Config) -> Vec<PathBuf> {
-    let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| config.variable(name));
+    let variable = |name| config.variable(name).map(PathBuf::from);
+    let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable);
+    let user = variable("PYTHONUSERBASE").or_else(|| variable("HOME").map(|home| home.join(".local")));
     let path = config.variable("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(path).find(|directory| directory.join("python3").is_file());
     let on_path = on_path.and_then(|directory| directory.parent().map(Path::to_owned));
     let mut found = Vec::new();
-    for prefix in named.map(PathBuf::from).chain(on_path) {
+    for prefix in named.chain(user).chain(on_path) {
         for packages in packages_of(&prefix) {
             if !found.contains(&packages) {
                 found.push(packages);
@@ -87,20 +90,30 @@ mod tests {
         };
         let (old, new) = (packages("venv", "python3.9"), packages("venv", "python3.11"));
         let system = packages("usr", "python3.13");
+        let users = packages("home/.local", "python3.12");
+        let base = packages("base", "python3.12");
         std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
         std::fs::write(root.path().join("usr/bin/python3"), "").unwrap();
         let bin = root.path().join("usr/bin").display().to_string();
         let variables = Environment::from_iter([
             ("VIRTUAL_ENV", root.path().join("venv").display().to_string()),
             ("PATH", format!("/nowhere:{bin}")),
+            ("HOME", root.path().join("home").display().to_string()),
             ("NIXL_LIB_DIR", "/opt/nixl/lib".to_owned()),
             ("NIXL_PLUGIN_DIR", "/opt/nixl/plugins".to_owned()),
         ]);
         let config = Config::builder().environment(&variables).build().unwrap();
         let found = place(&config);
-        assert_eq!(found.search.site_packages, [new, old, system]);
+        assert_eq!(found.search.site_packages, [new, old, users, system.clone()]);
         assert_eq!(found.search.library_folder.as_deref(), Some(Path::new("/opt/nixl/lib")));
         assert_eq!(found.plugin_directory.as_deref(), Some(Path::new("/opt/nixl/plugins")));
+        let based = Environment::from_iter([
+            ("PYTHONUSERBASE", root.path().join("base").display().to_string()),
+            ("HOME", root.path().join("home").display().to_string()),
+            ("PATH", bin),
+        ]);
+        let based = Config::builder().environment(&based).build().unwrap();
+        assert_eq!(place(&based).search.site_packages, [base, system]);
         let given =
             Config::builder().environment(&variables).set("nixl.site_packages", "/s,/t").build().unwrap();
         assert_eq!(place(&given).search.site_packages, [Path::new("/s"), Path::new("/t")]);
