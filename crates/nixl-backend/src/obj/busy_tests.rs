@@ -129,12 +129,15 @@ async fn nothing_waits_for_a_place_while_the_store_is_left_alone() {
     });
     let mut first = Box::pin(ground.load_at(0..1, 1, 0));
     assert!(tokio::time::timeout(Duration::from_millis(20), &mut first).await.is_err());
+    let until = Instant::now() + Duration::from_secs(10);
     while ground.storage.stat().breakers_open == 0 {
+        assert!(Instant::now() < until, "loads that fail open nothing");
         assert!(ground.load_at(3..4, 1, 3).await[0].error().is_some());
     }
     // The one that tries takes the other place.
     let mut second = Box::pin(ground.load_at(1..2, 1, 1));
     while tokio::time::timeout(Duration::from_millis(20), &mut second).await.is_ok() {
+        assert!(Instant::now() < until, "none tries");
         second = Box::pin(ground.load_at(1..2, 1, 1));
     }
     let begun = Instant::now();
