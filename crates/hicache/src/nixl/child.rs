@@ -88,6 +88,12 @@ fn helper(config: &Config) -> Result<Command> {
         command.args(arguments);
         return Ok(command);
     }
+    // A program that embeds Python may have no interpreter.
+    if let Some(python) = config.python().filter(|python| python.executable.is_absolute()) {
+        let mut command = Command::new(&python.executable);
+        command.args(["-m", "hicache"]);
+        return Ok(command);
+    }
     let path = config.variable("PATH").unwrap_or_default();
     let found =
         std::env::split_paths(path).map(|directory| directory.join("hicache")).find(|file| file.is_file());

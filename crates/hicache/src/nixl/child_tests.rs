@@ -1,4 +1,5 @@
 use super::*;
+use crate::environment::{Environment, Python};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -73,6 +74,11 @@ fn without_a_helper_it_is_said() {
     let config =
         Config::builder().set("probe_helper", serde_json::json!(["python3", "-m", "hicache"])).build();
     assert_eq!(helper(&config.unwrap()).unwrap().get_args().count(), 2);
+    let python = Python { executable: "/opt/python".into(), site_packages: Vec::new() };
+    let environment = Environment::default().with_python(python);
+    let helper = helper(&Config::builder().environment(&environment).build().unwrap()).unwrap();
+    assert_eq!(helper.get_program(), "/opt/python");
+    assert!(helper.get_args().eq(["-m", "hicache"]));
 }
 
 /// The whole way, with a helper that answers what it was told.

@@ -20,9 +20,12 @@ pub(super) fn place(config: &Config) -> NixlPlace {
     NixlPlace { search, plugin_directory: variable("NIXL_PLUGIN_DIR") }
 }
 
-/// Site-packages of the Python that a shell with these variables would start: where it is, the user's own (`pip install
-/// --user`), those of each `python3` on `PATH`.
+/// Site-packages of the Python that this process runs, or else of the one that a shell with these variables would start:
+/// where it is, the user's own (`pip install --user`), those of each `python3` on `PATH`.
 fn active_python(config: &Config) -> Vec<PathBuf> {
+    if let Some(python) = config.python() {
+        return python.site_packages.clone();
+    }
     let variable = |name| config.variable(name).map(PathBuf::from);
     let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable);
     let user = variable("PYTHONUSERBASE").or_else(|| variable("HOME").map(|home| home.join(".local")));
@@ -89,7 +92,7 @@ fn cuda_major(driver: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::Environment;
+    use crate::environment::{Environment, Python};
 
     #[test]
     fn the_active_python_is_looked_at_first() {
@@ -125,8 +128,12 @@ mod tests {
         ]);
         let based = Config::builder().environment(&based).build().unwrap();
         assert_eq!(place(&based).search.site_packages, [base, system]);
+        let python = Python { executable: "/bin/python".into(), site_packages: vec!["/own".into()] };
+        let inside = variables.clone().with_python(python);
+        let config = Config::builder().environment(&inside).build().unwrap();
+        assert_eq!(place(&config).search.site_packages, [Path::new("/own")]);
         let given =
-            Config::builder().environment(&variables).set("nixl.site_packages", "/s,/t").build().unwrap();
+            Config::builder().environment(&inside).set("nixl.site_packages", "/s,/t").build().unwrap();
         assert_eq!(place(&given).search.site_packages, [Path::new("/s"), Path::new("/t")]);
         assert!(config.warnings().is_empty(), "{:?}", config.warnings());
     }
