@@ -29,8 +29,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let test = ["test", "--package", "hicache-nixl-backend", "--", "--show-output"];
     counted::run(cargo::cargo().args(test).args(&arguments.tests))?;
-    let facade =
-        ["test", "--package", "hicache", "--features", "nixl", "--test", "nixl*", "--", "--show-output"];
+    let facade = [
+        "test",
+        "--package",
+        "hicache",
+        "--features",
+        "nixl,obj-s3",
+        "--test",
+        "nixl*",
+        "--",
+        "--show-output",
+    ];
     counted::run(cargo::cargo().args(facade))
 }
 

@@ -9,17 +9,27 @@ use std::sync::OnceLock;
 /// Beginnings of the names of variables that mean something here; others are not even kept.
 const PREFIXES: [&str; 2] = ["HICACHE_", "SGLANG_HICACHE_NIXL_"];
 
-/// Other variables that are looked at: where NIXL and its Python are, and what its object plugin is told.
-pub(crate) const OTHERS: [&str; 6] =
-    ["NIXL_LIB_DIR", "NIXL_PLUGIN_DIR", "VIRTUAL_ENV", "CONDA_PREFIX", "PATH", "AWS_DEFAULT_BUCKET"];
+/// Other variables that are looked at: where NIXL and its Python are, and what its object plugin would read.
+pub(crate) const OTHERS: [&str; 10] = [
+    "NIXL_LIB_DIR",
+    "NIXL_PLUGIN_DIR",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PYTHONUSERBASE",
+    "HOME",
+    "PATH",
+    "AWS_DEFAULT_BUCKET",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+];
 
 /// Environment variables as the configuration sees them. Tests make one from pairs and never change the process.
 ///
 /// ```
 /// use hicache::Environment;
-/// let environment = Environment::from_iter([("HICACHE_BACKEND", "memory"), ("HOME", "/root")]);
+/// let environment = Environment::from_iter([("HICACHE_BACKEND", "memory"), ("EDITOR", "vi")]);
 /// assert_eq!(environment.get("HICACHE_BACKEND").unwrap(), "memory");
-/// assert!(environment.get("HOME").is_none());
+/// assert!(environment.get("EDITOR").is_none());
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment {

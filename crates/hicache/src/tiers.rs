@@ -8,7 +8,7 @@ use hicache_core::{
 };
 use hicache_tiered::{Tiered, TieredConfig};
 
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::registry::{self, NIXL_OBJ, OBJ_S3, TIERED};
 use crate::{memory, open_engine};
 
@@ -56,7 +56,11 @@ impl TieredBackend {
         let names: Vec<&str> = match named.as_str() {
             "auto" => {
                 let elsewhere = [OBJ_S3, NIXL_OBJ, TIERED, memory::NAME];
-                settings.order.iter().map(String::as_str).filter(|name| !elsewhere.contains(name)).collect()
+                // Nobody asked for what stands in the default order and is not in this build.
+                let was_given = self.config.origin("order") != Origin::Default;
+                let is_built = |name: &str| registry::known(name).is_some_and(|known| known.built);
+                let names = settings.order.iter().map(String::as_str);
+                names.filter(|name| !elsewhere.contains(name) && (was_given || is_built(name))).collect()
             }
             name => vec![name],
         };
@@ -149,11 +153,29 @@ impl Backend for TieredBackend {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ConfigBuilder;
 
     #[test]
     fn the_defaults_are_the_tiers() {
         let config = Config::builder().build().unwrap();
         assert_eq!(TieredBackend { config }.tiered(), TieredConfig::default());
+    }
+
+    /// A directory in which nothing can be made leaves no backend for files.
+    #[tokio::test]
+    async fn a_near_tier_is_never_a_bucket_and_says_nothing_of_what_nobody_asked_for() {
+        let near = async |builder: ConfigBuilder| {
+            let builder = builder.set("nixl_obj.bucket", "b").set("obj_s3.bucket", "b");
+            let tiers = TieredBackend { config: builder.build().unwrap() };
+            let context = crate::probe::context(std::path::Path::new("/proc"));
+            tiers.near(&context).await.map(|(backend, _)| backend.name()).unwrap_err().to_string()
+        };
+        let reasons = near(Config::builder()).await;
+        for strange in ["OBJ", "obj-s3", "must be a backend of this build"] {
+            assert!(!reasons.contains(strange), "{strange} is in: {reasons}");
+        }
+        let reasons = near(Config::builder().set("order", "nixl:OBJ,nixl:3FS,obj-s3")).await;
+        assert!(reasons.contains("nixl:3FS") && !reasons.contains("nixl:OBJ:"), "{reasons}");
     }
 
     #[tokio::test]

@@ -160,6 +160,12 @@ fn no_secret_is_shown() {
     }
     let variables = Environment::from_iter([("HICACHE_NIXL_OBJ_SECRET_KEY", "hidden")]);
     assert!(!format!("{variables:?}").contains("hidden"));
+    let not_utf8: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(b"hidden\xff".to_vec());
+    for name in ["HICACHE_NIXL_OBJ_SECRET_KEY", "HICACHE_NIXL_OBJ_SESSION_TOKEN"] {
+        let variables = Environment::from_iter([(name, not_utf8.clone())]);
+        let message = refused(Config::builder().environment(&variables));
+        assert!(message.contains(name) && !message.contains("hidden"), "{message}");
+    }
     for bad in [
         json!({"nixl_obj": {"secret_key": ["hidden"]}}),
         json!({"nixl_obj": "hidden"}),
@@ -173,14 +179,79 @@ fn no_secret_is_shown() {
     }
 }
 
+/// The plugin, and the AWS SDK in it, read these where they are told nothing: whatever we are told goes before.
 #[test]
-fn the_bucket_of_the_environment_is_taken() {
-    let variables = Environment::from_iter([("AWS_DEFAULT_BUCKET", "pages")]);
+fn variables_of_aws_are_taken_where_nothing_else_is_said() {
+    let variables = Environment::from_iter([
+        ("AWS_DEFAULT_BUCKET", "pages"),
+        ("AWS_ENDPOINT_URL", "http://any:1"),
+        ("AWS_ENDPOINT_URL_S3", "http://s3:1"),
+    ]);
     let config = Config::builder().environment(&variables).build().unwrap();
     assert_eq!(config.settings().nixl_obj.bucket.as_deref(), Some("pages"));
     assert_eq!(config.origin("nixl_obj.bucket"), Origin::Environment("AWS_DEFAULT_BUCKET".into()));
-    let config = table(&json!({"nixl_obj": {"bucket": "mine"}})).environment(&variables).build().unwrap();
+    assert_eq!(config.settings().nixl_obj.endpoint_override.as_deref(), Some("http://s3:1"));
+    let general = Environment::from_iter([("AWS_ENDPOINT_URL", "http://any:1")]);
+    let config = Config::builder().environment(&general).build().unwrap();
+    assert_eq!(config.settings().nixl_obj.endpoint_override.as_deref(), Some("http://any:1"));
+
+    let given = json!({"nixl_obj": {"bucket": "mine", "endpoint_override": "http://mine:1"}});
+    let mine = |builder: ConfigBuilder| {
+        let config = builder.environment(&variables).build().unwrap();
+        let obj = &config.settings().nixl_obj;
+        assert_eq!(obj.bucket.as_deref(), Some("mine"));
+        assert_eq!(obj.endpoint_override.as_deref(), Some("http://mine:1"));
+    };
+    mine(table(&given));
+    mine(table(&json!({"plugin": {"obj": given["nixl_obj"]}})));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a.json");
+    for form in [given.clone(), json!({"plugin": {"obj": given["nixl_obj"]}})] {
+        std::fs::write(&path, form.to_string()).unwrap();
+        mine(Config::builder().file(&path));
+    }
+    let ours = Environment::from_iter([("AWS_DEFAULT_BUCKET", "pages"), ("HICACHE_NIXL_OBJ_BUCKET", "mine")]);
+    let config = Config::builder().environment(&ours).build().unwrap();
     assert_eq!(config.settings().nixl_obj.bucket.as_deref(), Some("mine"));
+}
+
+/// They are not ours, and may be meant for somebody else.
+#[test]
+fn variables_of_aws_that_are_not_right_are_left_out_and_said() {
+    let not_utf8: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(b"hidden\xff".to_vec());
+    for value in ["http://user:hidden@h".into(), not_utf8] {
+        let variables = Environment::from_iter([("AWS_ENDPOINT_URL", value)]);
+        let config = Config::builder().environment(&variables).build().unwrap();
+        assert_eq!(config.settings().nixl_obj.endpoint_override, None);
+        let warnings = config.warnings().join("\n");
+        assert!(warnings.contains("AWS_ENDPOINT_URL is left out"), "{warnings}");
+        assert!(!warnings.contains("hidden"), "{warnings}");
+    }
+}
+
+#[test]
+fn objects_of_two_formats_have_prefixes_of_their_own() {
+    let with = |more: Value| {
+        let mut given = json!({
+            "nixl_obj.bucket": "b", "nixl_obj.endpoint_override": "h:1", "nixl_obj.scheme": "http",
+            "nixl_obj.prefix": "p", "obj_s3.bucket": "b", "obj_s3.endpoint": "http://h:1/", "obj_s3.prefix": "p"
+        });
+        let given = given.as_object_mut().unwrap();
+        given.extend(more.as_object().unwrap().clone());
+        given
+            .iter()
+            .fold(Config::builder(), |builder, (name, value)| builder.set(name, value.clone()))
+            .build()
+    };
+    let message = with(json!({})).unwrap_err().to_string();
+    assert!(message.contains("nixl_obj.prefix = \"p\"") && message.contains("obj_s3.prefix"), "{message}");
+    for other in [
+        json!({"nixl_obj.prefix": "q"}),
+        json!({"obj_s3.bucket": "c"}),
+        json!({"obj_s3.endpoint": "http://h:2"}),
+    ] {
+        with(other).unwrap();
+    }
 }
 
 #[cfg(feature = "nixl")]
@@ -198,9 +269,12 @@ mod with_nixl {
         let two = json!({"plugin": {"posix": {"active": true}, "gds": {"active": true}}});
         let message = refused(table(&two));
         assert!(message.contains("plugin.gds and plugin.posix (explicit) are both active"), "{message}");
-        let config =
-            Config::builder().set("plugin.obj.bucket", "b").set("plugin.obj.active", true).build().unwrap();
-        assert_eq!(config.settings().backend, "nixl:OBJ");
+        let builder = Config::builder().set("plugin.obj.bucket", "b").set("plugin.obj.active", true);
+        assert_eq!(builder.clone().build().unwrap().settings().backend, "nixl:OBJ");
+        let twice = builder.clone().set("plugin.obj.active", true).build().unwrap();
+        assert_eq!(twice.settings().backend, "nixl:OBJ");
+        let message = refused(builder.set("plugin.posix.active", true));
+        assert!(message.contains("plugin.obj and plugin.posix (explicit) are both active"), "{message}");
     }
 
     #[test]

@@ -23,8 +23,8 @@ pub struct LibrarySearch {
     pub library_folder: Option<PathBuf>,
     /// Folders in which Python packages are installed, the active interpreter's first.
     pub site_packages: Vec<PathBuf>,
-    /// Major version of CUDA on this machine: packages for another one are not loaded. Where there is none, those for
-    /// CUDA 12 are.
+    /// Major version of CUDA that this machine's driver serves. The package for it goes first; where there is no driver,
+    /// that for CUDA 12. In each folder the other one is the second choice: a driver serves older versions too.
     pub cuda_major: Option<u32>,
 }
 
@@ -41,11 +41,16 @@ impl LibrarySearch {
         }
         let mut found: Vec<PathBuf> =
             self.library_folder.iter().flat_map(|folder| in_folder(folder)).collect();
-        let package = format!("nixl_cu{}", self.cuda_major.unwrap_or(12));
+        let packages = match self.cuda_major {
+            Some(13..) => ["nixl_cu13", "nixl_cu12"],
+            _ => ["nixl_cu12", "nixl_cu13"],
+        };
         for site in &self.site_packages {
-            // As meson-python and auditwheel name the folder of a wheel's libraries; the package itself last.
-            for folder in [format!(".{package}.mesonpy.libs"), format!("{package}.libs"), package.clone()] {
-                found.extend(in_folder(&site.join(folder)));
+            for package in packages {
+                // As meson-python and auditwheel name the folder of a wheel's libraries; the package itself last.
+                let folders =
+                    [format!(".{package}.mesonpy.libs"), format!("{package}.libs"), package.to_owned()];
+                found.extend(folders.iter().flat_map(|folder| in_folder(&site.join(folder))));
             }
         }
         found.extend(NAMES.map(PathBuf::from));
@@ -53,7 +58,7 @@ impl LibrarySearch {
     }
 }
 
-fn in_folder(folder: &Path) -> impl Iterator<Item = PathBuf> {
+fn in_folder(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     NAMES.map(|name| folder.join(name)).into_iter()
 }
 
@@ -153,9 +158,22 @@ mod tests {
         assert_eq!(without[..2], ["/lib/libnixl_capi.so", "/lib/libnixl_capi.so.0"]);
         assert_eq!(without[2], "/site/.nixl_cu12.mesonpy.libs/libnixl_capi.so");
         assert_eq!(without[without.len() - 2..], ["libnixl_capi.so", "libnixl_capi.so.0"]);
-        let thirteen = listed(&LibrarySearch { cuda_major: Some(13), ..search });
-        assert!(thirteen.contains(&"/site/.nixl_cu13.mesonpy.libs/libnixl_capi.so".to_owned()));
-        assert!(!thirteen.iter().any(|path| path.contains("cu12")), "one of the two a process: {thirteen:?}");
+        // The active Python's packages before those of another one, and then by the driver.
+        let sites = vec![PathBuf::from("/site"), PathBuf::from("/user")];
+        for (major, wanted) in [
+            (None, ["/site/.nixl_cu12", "/site/.nixl_cu13", "/user/.nixl_cu12", "/user/.nixl_cu13"]),
+            (Some(12), ["/site/.nixl_cu12", "/site/.nixl_cu13", "/user/.nixl_cu12", "/user/.nixl_cu13"]),
+            (Some(13), ["/site/.nixl_cu13", "/site/.nixl_cu12", "/user/.nixl_cu13", "/user/.nixl_cu12"]),
+        ] {
+            let search =
+                LibrarySearch { cuda_major: major, site_packages: sites.clone(), ..LibrarySearch::default() };
+            let wheels: Vec<String> = listed(&search)
+                .into_iter()
+                .filter(|path| path.ends_with("mesonpy.libs/libnixl_capi.so"))
+                .collect();
+            let wanted = wanted.map(|start| format!("{start}.mesonpy.libs/libnixl_capi.so"));
+            assert_eq!(wheels, wanted, "{major:?}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! Requests by themselves: dropped in every phase, and what their errors say.
+//! Requests by themselves: dropped in every phase, in a forked child too, what they keep, and what their errors say.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hicache_core::{Access, Direction, ErrorKind, Lease, Region};
+use hicache_core::{Access, Direction, ErrorKind, Lease, OwnerId, PageMemory, Region, Registration};
+use hicache_testkit::fork::{forked, is_refused};
 
 use crate::agent::{Agent, BackendHandle};
 use crate::fixture::{bytes, eventually, library};
@@ -37,7 +38,11 @@ impl Ground {
     }
 
     fn read(&self) -> Request<Kept> {
-        let lease = self.region.lease(0, 0, PAGE, Access::Write).unwrap();
+        self.read_into(0)
+    }
+
+    fn read_into(&self, slot: usize) -> Request<Kept> {
+        let lease = self.region.lease(slot, 0, PAGE, Access::Write).unwrap();
         let local = [Descriptor { address: lease.address() as usize, bytes: PAGE, device: 0 }];
         let remote = [Descriptor { address: 0, bytes: PAGE, device: self.pipe.device() }];
         let kept = (lease, Arc::clone(&self.memory), Arc::clone(&self.pipe));
@@ -137,4 +142,91 @@ fn memory_that_is_not_registered_is_refused_with_plugin_operation_and_sizes() {
     assert!(text.contains("POSIX: a read of 4096 bytes in 1 descriptors can't be made"), "{text}");
     drop(lease);
     assert_eq!(other.leases(), 0);
+}
+
+/// The library's locks and threads are the parent's. Whoever drops a request in a child starts no reaper for it either.
+#[test]
+fn one_in_flight_is_the_parents_at_a_fork() {
+    let Some(ground) = Ground::new() else { return };
+    let (mut flying, prepared) = (ground.read_into(1), ground.read_into(2));
+    flying.post().unwrap();
+    let mut theirs = Some((flying, prepared));
+    forked("a request", || {
+        let (mut flying, mut prepared) = theirs.take().unwrap();
+        is_refused("a question", flying.poll())?;
+        is_refused("a post", prepared.post())?;
+        is_refused("a look at a file", ground.backend.query(MemoryType::File, &["/"]))?;
+        drop((flying, prepared));
+        match std::fs::read_dir("/proc/self/task").map(Iterator::count) {
+            Ok(1) => Ok(()),
+            threads => Err(format!("threads of the child: {threads:?}")),
+        }
+    });
+    let (mut flying, mut prepared) = theirs.expect("the parent has its own");
+    assert!(flying.is_in_flight() && prepared.is_settled());
+    prepared.post().unwrap();
+    (0..2).for_each(|_| ground.feed());
+    for request in [&mut flying, &mut prepared] {
+        eventually("it ends", || request.poll().is_ok_and(|progress| progress == Progress::Done));
+    }
+    let (lease, ..) = flying.finish().unwrap();
+    assert!(lease.bytes().unwrap() == bytes(1, PAGE));
+    drop((lease, prepared));
+    eventually("the leases end", || ground.region.leases() == 0);
+}
+
+/// A backend for objects that nothing is ever asked of.
+fn objects_backend() -> Option<BackendHandle> {
+    let agent = Agent::new(&library()?, "test").unwrap();
+    let pairs = [
+        ("bucket", "none"),
+        ("endpoint_override", "http://127.0.0.1:9"),
+        ("scheme", "http"),
+        ("access_key", "a"),
+        ("secret_key", "b"),
+    ];
+    let pairs: Vec<_> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    Some(agent.create_backend("OBJ", &pairs).unwrap())
+}
+
+/// Memory is known to a backend by what `register_region` gave, which no page holds: so the request must.
+#[test]
+fn objects_keep_the_registration_of_their_memory() {
+    let Some(backend) = objects_backend() else { return };
+    let region = Region::allocate(4, PAGE).unwrap();
+    // The page's own registration is of somebody else, and says nothing here.
+    let registration = Registration::new(OwnerId::new(), Arc::clone(&region), Box::new(()));
+    let page = |slot| registration.page(slot, PAGE, Access::Write).unwrap();
+    let prepare = |memory: Vec<PageMemory>| {
+        let keys: Vec<String> = (0..memory.len()).map(|number| format!("o{number}")).collect();
+        backend.prepare_objects(Direction::Read, backend.register_objects(&keys).unwrap(), memory)
+    };
+    let (error, memory) = prepare(vec![page(0)]).map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("is not registered with its backend"), "{error}");
+    assert_eq!(memory.len(), 1, "it comes back");
+    drop(memory);
+
+    let base = region.base().as_ptr() as usize;
+    let part = |slot: usize| Descriptor { address: base + slot * PAGE, bytes: PAGE, device: 0 };
+    // The first half only: a request with a page beside it keeps nothing and is refused.
+    let known = backend.register_range(&region, base, 2 * PAGE).unwrap();
+    assert!(backend.registered(&part(1)).is_some() && backend.registered(&part(2)).is_none());
+    let across = Descriptor { bytes: 2 * PAGE, ..part(1) };
+    assert!(backend.registered(&across).is_none());
+    let (error, memory) = prepare(vec![page(0), page(2)]).map(drop).unwrap_err();
+    assert_eq!((error.kind(), memory.len()), (ErrorKind::Config, 2));
+    drop(memory);
+
+    let request = prepare(vec![page(0), page(1)]).map_err(|(error, _)| error).unwrap();
+    drop(known);
+    assert!(backend.registered(&part(0)).is_some(), "the request has it");
+    let weak = Arc::downgrade(&region);
+    drop((registration, region));
+    let transfer = request.finish().unwrap();
+    assert_eq!(transfer.memory.len(), 2);
+    assert!(backend.registered(&part(0)).is_some() && weak.strong_count() > 0, "and then what it gives back");
+    drop(transfer);
+    assert!(backend.registered(&part(0)).is_none(), "nobody has it");
+    assert_eq!(weak.strong_count(), 0);
 }

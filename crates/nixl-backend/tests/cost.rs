@@ -1,4 +1,4 @@
-//! What an engine costs while it does nothing, and while it waits.
+//! What an engine costs while it does nothing, and while it waits for one transfer and for hundreds.
 
 mod fixture;
 
@@ -39,17 +39,30 @@ fn nothing_when_idle_and_little_while_a_transfer_is_in_flight() {
     println!("idle: {idle:?} of {time:?}");
     assert!(idle < Duration::from_millis(1), "two threads took {idle:?} for nothing");
 
-    // A read that hangs for as long as the test wants.
-    let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    let pipe = attach_file(&engine, File::from(reading));
-    let memory = emptied(&registration, 0, 4096);
-    let transfer = engine.submit(Direction::Read, vec![Extent { file: pipe, offset: 0, memory }]);
-    std::thread::sleep(Duration::from_millis(50));
-    let (before, start) = (on_cpu("hicache-nixl"), Instant::now());
-    std::thread::sleep(time);
-    let waiting = (on_cpu("hicache-nixl") - before).as_secs_f64() / start.elapsed().as_secs_f64();
-    println!("in flight: {:.1} % of a core", waiting * 100.0);
-    assert!(waiting < 0.1, "waiting takes {waiting} of a core");
-    assert_eq!(rustix::io::write(&writing, &bytes(3, 4096)), Ok(4096));
-    hold_pages(&all_done(transfer.wait()), 3);
+    drop((engine, registration, file));
+
+    for requests in [1, 300] {
+        let engine = open(&library, posix("use_uring"));
+        let registration = registered(&engine, requests, 4096);
+        // Reads that hang for as long as the test wants, each a request of its own.
+        let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let pipe = attach_file(&engine, File::from(reading));
+        let read = |slot| {
+            let extent = Extent { file: pipe.clone(), offset: 0, memory: emptied(&registration, slot, 4096) };
+            engine.submit(Direction::Read, vec![extent])
+        };
+        let transfers: Vec<_> = (0..requests).map(read).collect();
+        std::thread::sleep(Duration::from_millis(500));
+        let (before, start) = (on_cpu("hicache-nixl"), Instant::now());
+        std::thread::sleep(time);
+        let waiting = (on_cpu("hicache-nixl") - before).as_secs_f64() / start.elapsed().as_secs_f64();
+        println!("{requests} in flight: {:.1} % of a core", waiting * 100.0);
+        assert!(waiting < 0.1, "waiting for {requests} requests takes {waiting} of a core");
+        for _ in 0..requests {
+            assert_eq!(rustix::io::write(&writing, &bytes(3, 4096)), Ok(4096));
+        }
+        for transfer in transfers {
+            hold_pages(&all_done(transfer.wait()), 3);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 mod fixture;
 
 use fixture::*;
-use hicache_core::ErrorKind;
+use hicache_core::{Engine, ErrorKind};
 use hicache_nixl_backend::{Agent, MemoryType, NixlEngine, NixlEngineConfig};
 
 #[test]
@@ -26,6 +26,11 @@ fn plugins_and_their_parameters() {
     let posix = agent.plugin_parameters("POSIX").unwrap();
     assert!(posix.memory.contains(&MemoryType::Dram) && posix.memory.contains(&MemoryType::File));
     assert!(posix.parameters.iter().any(|(name, _)| name == "ios_pool_size"), "{posix:?}");
+    // As many in flight as were asked for: the plugin is told to have room for them.
+    for depth in [1024, 100, 5] {
+        let engine = open(&library, NixlEngineConfig { depth, ..NixlEngineConfig::new("POSIX") });
+        assert_eq!(engine.capabilities().max_in_flight, depth, "{posix:?}");
+    }
 }
 
 #[test]

@@ -4,81 +4,17 @@
 
 mod fixture;
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
 
 use fixture::*;
-use hicache_core::{Access, Direction, Engine, EngineFile, ErrorKind, Extent, Region, Registration};
+use hicache_core::{Direction, Engine, Extent};
 use hicache_posix_uring::{PreadConfig, PreadEngine, UringConfig};
-
-/// Longer than a child takes unless it hangs.
-const SECONDS: u32 = 20;
-
-/// Runs `inside` in a child and fails if it fails or hangs.
-fn forked(what: &str, inside: impl FnOnce() -> Result<(), String>) {
-    // SAFETY: the child calls nothing that waits for a thread of the parent but what is tested here, which is why it
-    // gets an alarm; the allocator's locks are the C library's affair. It ends by `_exit`.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0, "fork failed");
-    if child == 0 {
-        // SAFETY: takes no memory. Its signal ends the process.
-        unsafe { libc::alarm(SECONDS) };
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(inside))
-            .unwrap_or_else(|_| Err("it panicked".to_owned()));
-        if let Err(why) = &result {
-            let _ = rustix::io::write(rustix::stdio::stderr(), format!("in the child: {why}\n").as_bytes());
-        }
-        // SAFETY: ends the process without the parent's exit handlers.
-        unsafe { libc::_exit(i32::from(result.is_err())) };
-    }
-    let mut status = 0;
-    // SAFETY: `child` is ours and is waited for once; `status` is a place for its status.
-    let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
-    assert_eq!(waited, child);
-    assert!(
-        !(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGALRM),
-        "{what}: the child hangs"
-    );
-    assert_eq!(status, 0, "{what}: the child failed");
-}
-
-fn is_refused<T>(what: &str, result: hicache_core::Result<T>) -> Result<(), String> {
-    match result {
-        Ok(_) => Err(format!("{what} was done")),
-        Err(error) if error.kind() == ErrorKind::Closed && error.to_string().contains("forked") => Ok(()),
-        Err(error) => Err(format!("{what}: {error}")),
-    }
-}
-
-fn extents(registration: &Registration, file: &EngineFile) -> Vec<Extent> {
-    (0..3)
-        .map(|i| Extent {
-            file: file.clone(),
-            offset: i as u64 * 4096,
-            memory: registration.page(i, 4096, Access::Read).unwrap(),
-        })
-        .collect()
-}
+use hicache_testkit::fork::{engine_refuses, forked, three_writes};
 
 /// What must hold in the child.
 fn child(engine: Arc<dyn Engine>, extents: Vec<Extent>) -> Result<(), String> {
-    let done = engine.submit(Direction::Write, extents).wait();
-    if done.outcomes.len() != 3 || done.extents.iter().any(Option::is_none) {
-        return Err("not every extent was answered and given back".to_owned());
-    }
-    for outcome in done.outcomes {
-        is_refused("a write", outcome)?;
-    }
-    is_refused("a registration", engine.register(&Region::allocate(1, 4096).unwrap()))?;
-    is_refused("a file", engine.attach(Arc::new(tempfile::tempfile().unwrap()), "test".as_ref()))?;
-    let closed = pin!(engine.close()).poll(&mut Context::from_waker(Waker::noop()));
-    if !matches!(closed, Poll::Ready(Ok(()))) {
-        return Err(format!("close says {closed:?}"));
-    }
-    drop(done.extents);
-    drop(engine);
+    engine_refuses(engine, extents)?;
     // One of its own works.
     let own = PreadEngine::open(PreadConfig::default()).map_err(|error| error.to_string())?;
     let (memory, file) = (registered(&own, 1, 4096), attach(&own));
@@ -99,7 +35,7 @@ fn a_child_is_refused_and_waits_for_nobody() {
     for (name, engine) in engines_once() {
         let (memory, file) = (registered(&*engine, 4, 4096), attach(&*engine));
         write_page(&*engine, &file, &memory, 0, 1, 4096);
-        let theirs = extents(&memory, &file);
+        let theirs = three_writes(&memory, &file);
         forked(name, || child(Arc::clone(&engine), theirs));
         // The parent goes on.
         write_page(&*engine, &file, &memory, 0, 2, 4096);
@@ -133,13 +69,13 @@ fn a_fork_under_load() {
                 scope.spawn(|| {
                     let (memory, file) = (registered(&*engine, 4, 4096), attach(&*engine));
                     while !stop.load(Ordering::Relaxed) {
-                        all_done(engine.submit(Direction::Write, extents(&memory, &file)).wait());
+                        all_done(engine.submit(Direction::Write, three_writes(&memory, &file)).wait());
                     }
                 });
             }
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 for round in 0..20 {
-                    let theirs = extents(&memory, &file);
+                    let theirs = three_writes(&memory, &file);
                     let engine = Arc::clone(&engine);
                     forked(&format!("{name}, fork {round}"), || child(engine, theirs));
                 }

@@ -7,7 +7,7 @@ use hicache_core::{Error, Namespace, Result};
 use serde_json::Value;
 
 use super::field::{Field, fields};
-use super::foreign::FOREIGN;
+use super::foreign::{FALLBACKS, FOREIGN, Fallback};
 use super::layers::{Layers, bad_value};
 use super::suggest::nearest_above;
 use super::{Config, Origin, check, connector, field, file};
@@ -15,6 +15,12 @@ use crate::environment::{Environment, OTHERS};
 
 /// The variable that names the configuration file.
 pub(crate) const FILE_VARIABLE: &str = "HICACHE_CONFIG";
+
+/// Every variable that says something of a configuration, but for those of other programs.
+pub(crate) fn variables() -> impl Iterator<Item = String> {
+    let ours = fields().iter().map(Field::variable);
+    ours.chain([FILE_VARIABLE.to_owned()]).chain(FOREIGN.iter().map(|foreign| foreign.variable.to_owned()))
+}
 
 /// How near a name of a variable must be to one of ours to be taken for a slip.
 const VARIABLE_NEAR: f64 = 0.8;
@@ -92,6 +98,7 @@ impl ConfigBuilder {
     /// message names field, value and origin, and what would be right.
     pub fn build(self) -> Result<Config> {
         let mut layers = Layers::defaults()?;
+        self.overlay_fallbacks(&mut layers);
         if let Some((path, named_by)) = self.file_to_read()? {
             let table = file::read(&path, &named_by)?;
             layers.overlay("", &table.into(), &Origin::File(path))?;
@@ -113,6 +120,20 @@ impl ConfigBuilder {
         }
         let path = self.variable(FILE_VARIABLE)?;
         Ok(path.map(|path| (path.into(), Origin::Environment(FILE_VARIABLE.into()))))
+    }
+
+    /// They go below the file: NIXL reads them where it is told nothing. What is wrong with them is no error, since they
+    /// may be meant for somebody else.
+    fn overlay_fallbacks(&self, layers: &mut Layers) {
+        for Fallback { variable, field: name, .. } in &FALLBACKS {
+            let given = self.variable(variable).and_then(|text| {
+                let Some((text, field)) = text.zip(field::find(name)) else { return Ok(()) };
+                layers.give(field, &text.into(), &Origin::Environment((*variable).into()))
+            });
+            if let Err(error) = given {
+                layers.note(format!("{variable} is left out: {}", error.message()));
+            }
+        }
     }
 
     /// SGLang's variables first, so that ours go over them.
@@ -139,19 +160,17 @@ impl ConfigBuilder {
     /// The text of a variable; `None` where it is not set or blank.
     fn variable(&self, name: &str) -> Result<Option<&str>> {
         let Some(value) = self.environment.get(name) else { return Ok(None) };
+        // Its value may be a secret.
         let text = value
             .to_str()
-            .ok_or_else(|| Error::config(format!("environment variable {name} = {value:?} must be UTF-8")))?;
+            .ok_or_else(|| Error::config(format!("environment variable {name} must be UTF-8, and is not")))?;
         Ok(Some(text.trim()).filter(|text| !text.is_empty()))
     }
 
     /// Variables that begin like ours, are none of ours, and are nearly one. Others that begin so belong to somebody
     /// else: Kubernetes gives every container `HICACHE_PORT` where a service is called hicache.
     fn warnings(&self) -> Vec<String> {
-        let mut known: Vec<String> = fields().iter().map(Field::variable).collect();
-        known.push(FILE_VARIABLE.to_owned());
-        known.extend(FOREIGN.iter().map(|foreign| foreign.variable.to_owned()));
-        known.extend(OTHERS.map(str::to_owned));
+        let known: Vec<String> = variables().chain(OTHERS.map(str::to_owned)).collect();
         let strange = self.environment.names().filter(|name| !known.iter().any(|known| known == name));
         let warn = |name: &str| {
             let meant = nearest_above(VARIABLE_NEAR, name, known.iter().map(String::as_str))?;

@@ -32,7 +32,29 @@ pub(crate) fn check(settings: &Settings, layers: &Layers) -> Result<()> {
             "is a key for obj_s3.encryption = kms, which is not set; set it, or leave the key out",
         );
     }
+    if settings.nixl_obj.prefix == settings.obj_s3.prefix && same_bucket(settings) {
+        return refuse(
+            "nixl_obj.prefix",
+            "is obj_s3.prefix too, in the same bucket, and the two write objects of different formats; set another one",
+        );
+    }
     settings.namespace.as_ref().map_or(Ok(()), |namespace| namespace.validate())
+}
+
+/// Whether the object stores of NIXL and of the S3 backend are one bucket at one address.
+pub(crate) fn same_bucket(settings: &Settings) -> bool {
+    let (nixl, s3) = (&settings.nixl_obj, &settings.obj_s3);
+    let plain = |address: &str| address.trim_end_matches('/').to_owned();
+    let with_scheme = |address: &str| match address.contains("://") {
+        true => plain(address),
+        false => plain(&format!("{}://{address}", nixl.scheme)),
+    };
+    let endpoints = s3.endpoint.as_deref().unwrap_or_default();
+    let same_address = match &nixl.endpoint_override {
+        Some(address) => endpoints.iter().any(|endpoint| plain(endpoint) == with_scheme(address)),
+        None => endpoints.is_empty(),
+    };
+    nixl.bucket.is_some() && nixl.bucket == s3.bucket && same_address
 }
 
 /// No directory may be given twice, under two names, or inside another: space would be counted twice.

@@ -16,7 +16,7 @@ use super::field::{self, Field};
 use super::kind::Kind;
 use super::layers::{Layers, bad_value};
 use super::suggest::nearest;
-use crate::registry::NIXL;
+use crate::registry::{NIXL, NixlPlugin};
 
 /// The table of all plugins.
 const PLUGIN: &str = "plugin";
@@ -41,10 +41,10 @@ pub(crate) fn overlay(layers: &mut Layers, path: &str, value: &Value, origin: &O
     match (first, rest) {
         (PLUGIN, None) => plugins(layers, value, origin)?,
         (PLUGIN, Some(rest)) => match rest.split_once('.') {
-            None => _ = plugin(layers, rest, value, origin)?,
+            None => plugin(layers, rest, value, origin)?,
             Some((name, parameter)) => {
                 let table = Map::from_iter([(parameter.to_owned(), value.clone())]);
-                _ = plugin(layers, name, &table.into(), origin)?;
+                plugin(layers, name, &table.into(), origin)?;
             }
         },
         (DIRECT, None) => {
@@ -115,24 +115,11 @@ fn plugins(layers: &mut Layers, value: &Value, origin: &Origin) -> Result<()> {
     let Some(table) = value.as_object() else {
         return if value.is_null() { Ok(()) } else { Err(no_table(PLUGIN, origin, "a table of plugins")) };
     };
-    let mut active: Option<&str> = None;
-    for (name, value) in table {
-        let is_active = plugin(layers, name, value, origin)?;
-        match active {
-            Some(other) if is_active => {
-                return Err(Error::config(format!(
-                    "plugin.{other} and plugin.{name} ({origin}) are both active; only one can be used"
-                )));
-            }
-            None if is_active => active = Some(name),
-            _ => {}
-        }
-    }
-    Ok(())
+    table.iter().try_for_each(|(name, value)| plugin(layers, name, value, origin))
 }
 
-/// Reads a plugin's table; whether it is the active one, which then is the backend.
-fn plugin(layers: &mut Layers, name: &str, value: &Value, origin: &Origin) -> Result<bool> {
+/// Reads a plugin's table. The active one is the backend.
+fn plugin(layers: &mut Layers, name: &str, value: &Value, origin: &Origin) -> Result<()> {
     let Some(plugin) = NIXL.iter().find(|plugin| plugin.is(name)) else {
         let names = NIXL.iter().map(|plugin| plugin.name);
         let hint =
@@ -145,11 +132,7 @@ fn plugin(layers: &mut Layers, name: &str, value: &Value, origin: &Origin) -> Re
     };
     let Some(table) = value.as_object() else {
         let path = format!("{PLUGIN}.{name}");
-        return if value.is_null() {
-            Ok(false)
-        } else {
-            Err(no_table(&path, origin, "a table of parameters"))
-        };
+        return if value.is_null() { Ok(()) } else { Err(no_table(&path, origin, "a table of parameters")) };
     };
     let mut active = false;
     for (parameter, value) in table {
@@ -167,11 +150,27 @@ fn plugin(layers: &mut Layers, name: &str, value: &Value, origin: &Origin) -> Re
             None => return Err(unknown_parameter(plugin.table, name, parameter, origin)),
         }
     }
-    let is_given_beside_it = layers.get("backend").is_some_and(|given| given.origin == *origin);
-    if let Some(backend) = field::find("backend").filter(|_| active && !is_given_beside_it) {
-        layers.give(backend, &plugin.backend.into(), origin)?;
+    if active { activate(layers, plugin, name, origin) } else { Ok(()) }
+}
+
+/// Makes the plugin's backend the one to use, unless `backend` is given beside it.
+fn activate(layers: &mut Layers, plugin: &NixlPlugin, name: &str, origin: &Origin) -> Result<()> {
+    let before = layers.active.replace((name.to_owned(), origin.clone())).filter(|(_, of)| of == origin);
+    match before {
+        Some((other, _)) if !plugin.is(&other) => {
+            return Err(Error::config(format!(
+                "plugin.{other} and plugin.{name} ({origin}) are both active; only one can be used"
+            )));
+        }
+        // What stands there may be from then.
+        Some(_) => return Ok(()),
+        None => {}
     }
-    Ok(active)
+    let is_given_beside_it = layers.get("backend").is_some_and(|given| given.origin == *origin);
+    match field::find("backend").filter(|_| !is_given_beside_it) {
+        Some(backend) => layers.give(backend, &plugin.backend.into(), origin),
+        None => Ok(()),
+    }
 }
 
 fn unknown_parameter(table: &str, plugin: &str, parameter: &str, origin: &Origin) -> Error {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::builder::FILE_VARIABLE;
 use super::field::fields;
-use super::foreign::FOREIGN;
+use super::foreign::{FALLBACKS, FOREIGN};
 
 /// The page `docs/configuration.md`, as Markdown; the same in every build.
 pub fn docs() -> String {
@@ -14,9 +14,10 @@ pub fn docs() -> String {
          A value is taken from the highest of these layers that gives one:\n\n\
          1. explicit values: flags of `hicache`, arguments of a program, `extra_config` of SGLang\n\
          2. environment variables named after the fields (below)\n\
-         3. environment variables of SGLang's NIXL connector (at the end)\n\
+         3. environment variables of SGLang's NIXL connector (further below)\n\
          4. a file, named explicitly or by `{FILE_VARIABLE}`: TOML, JSON or YAML by its ending, or else by trying\n\
-         5. defaults\n\n\
+         5. variables of AWS's that NIXL's object plugin would read by itself (at the end)\n\
+         6. defaults\n\n\
          `hicache config explain` prints every value and where it came from. Unknown fields and bad values are refused by\n\
          name. A variable that is empty counts as not set, and so does `null` in a file. Every value may be written as text\n\
          (`\"true\"`, `\"64\"`). Sizes are integers or have a unit: `KiB`, `MiB`, `GiB`, `TiB` (powers of 1024) or `kB`, `MB`,\n\
@@ -36,6 +37,11 @@ pub fn docs() -> String {
     );
     for foreign in &FOREIGN {
         let _ = writeln!(page, "| `{}` | `{}` | {} |", foreign.variable, foreign.field, cell(foreign.help));
+    }
+    page.push_str("\n## Variables of AWS's\n\n| Variable | Field | Meaning |\n|---|---|---|\n");
+    for fallback in &FALLBACKS {
+        let _ =
+            writeln!(page, "| `{}` | `{}` | {} |", fallback.variable, fallback.field, cell(fallback.help));
     }
     page
 }

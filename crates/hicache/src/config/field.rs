@@ -279,7 +279,7 @@ static FIELDS: [Field; 98] = [
         Kind::Directories,
         "",
         "Where the wheel is looked for. Not set for those of the Python that this runs in, or else of the active one: \
-         VIRTUAL_ENV, CONDA_PREFIX, `python3` on PATH.",
+         VIRTUAL_ENV, CONDA_PREFIX, the user's own (PYTHONUSERBASE or ~/.local), each `python3` on PATH.",
     ),
     field(
         "nixl.threads",

@@ -1,4 +1,5 @@
-//! Variables of SGLang's NIXL connector, so that a server that was set up for it finds the same here.
+//! Variables of SGLang's NIXL connector, so that a server that was set up for it finds the same here; and of AWS's,
+//! which NIXL's object plugin would read by itself where it is told nothing.
 
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ pub(crate) struct Foreign {
     pub(crate) translate: fn(&str) -> Result<Value, String>,
 }
 
-pub(crate) static FOREIGN: [Foreign; 4] = [
+pub(crate) static FOREIGN: [Foreign; 3] = [
     Foreign {
         variable: "SGLANG_HICACHE_NIXL_BACKEND_STORAGE_DIR",
         field: "storage_dir",
@@ -34,11 +35,28 @@ pub(crate) static FOREIGN: [Foreign; 4] = [
         help: "True is `direct`, false is `buffered`; `\"false\"` is false.",
         translate: direct,
     },
-    Foreign {
-        variable: "AWS_DEFAULT_BUCKET",
-        field: "nixl_obj.bucket",
-        help: "The bucket.",
-        translate: |text| Ok(text.into()),
+];
+
+/// A variable that is somebody else's, and is taken for a field that nothing else gives.
+pub(crate) struct Fallback {
+    pub(crate) variable: &'static str,
+    /// The field that it sets.
+    pub(crate) field: &'static str,
+    pub(crate) help: &'static str,
+}
+
+/// In the order in which one goes over the other.
+pub(crate) static FALLBACKS: [Fallback; 3] = [
+    Fallback { variable: "AWS_DEFAULT_BUCKET", field: "nixl_obj.bucket", help: "The bucket." },
+    Fallback {
+        variable: "AWS_ENDPOINT_URL",
+        field: "nixl_obj.endpoint_override",
+        help: "Address of AWS's services.",
+    },
+    Fallback {
+        variable: "AWS_ENDPOINT_URL_S3",
+        field: "nixl_obj.endpoint_override",
+        help: "Address of the store; goes before the one above.",
     },
 ];
 

@@ -26,6 +26,8 @@ pub(crate) struct Layers {
     given: BTreeMap<&'static str, Given>,
     /// Fields that were given as parameters of whichever NIXL plugin is used.
     pub(crate) flat: Vec<Flat>,
+    /// The plugin of the connector's that was last said to be the active one, as it was named, and where.
+    pub(crate) active: Option<(String, Origin)>,
     /// What was read and means nothing.
     notes: Vec<String>,
 }
@@ -40,7 +42,7 @@ impl fmt::Debug for Layers {
 impl Layers {
     /// The lowest layer.
     pub(crate) fn defaults() -> Result<Self> {
-        let mut layers = Self { given: BTreeMap::new(), flat: Vec::new(), notes: Vec::new() };
+        let mut layers = Self { given: BTreeMap::new(), flat: Vec::new(), active: None, notes: Vec::new() };
         for field in fields() {
             let origin = Origin::Default;
             match field.default {

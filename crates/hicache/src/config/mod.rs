@@ -1,6 +1,7 @@
 //! The configuration: one table of fields, four layers, and the origin of every value.
 //!
-//! The layers, each over the one before: the defaults, a file (TOML, JSON or YAML), the environment, and explicit
+//! The layers, each over the one before: the defaults (and below the file, what variables of AWS's say of NIXL's object
+//! store), a file (TOML, JSON or YAML), the environment, and explicit
 //! values of the program (command line, `extra_config` of SGLang). In the environment our own variables
 //! (`HICACHE_STORAGE_DIR`, one a field) are over those of SGLang's NIXL connector, and `HICACHE_CONFIG` names the file
 //! where the program names none. A variable that is empty counts as not set, and so does a `null` in a file.
@@ -48,6 +49,8 @@ use serde_json::Value;
 use crate::environment::{Environment, Python};
 
 pub use builder::ConfigBuilder;
+#[cfg(feature = "nixl")]
+pub(crate) use builder::variables;
 pub use docs::docs;
 pub use field::{Field, fields};
 pub use kind::Kind;

@@ -1,8 +1,11 @@
 //! A probe that may hang or crash, in a process that can be killed: `hicache probe` of one backend.
 
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,11 +15,17 @@ use hicache_nixl_backend::NixlFileBackend;
 use hicache_nixl_backend::backend::gpu;
 use serde_json::Value;
 
-use crate::config::{Config, Origin};
+use crate::config::{self, Config, Origin};
 
 const PAUSE: Duration = Duration::from_millis(10);
 /// On top of the child's time, so that it is the one that says what hung.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long the end of its output is waited for after its own: something that it started may hold that open.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+/// No report is longer.
+const LONGEST_ANSWER: usize = 4 << 20;
+/// Of what it says on standard error, so much is kept, from the end.
+const LAST_WORDS: usize = 2 << 10;
 
 /// A backend that is probed by a helper.
 #[derive(Debug)]
@@ -58,8 +67,7 @@ impl Backend for ProbedInChild {
             }
             // The driver's own files say most of it, and no process is needed for that.
             gpu::device_node().inspect_err(|error| checks.push(Check::failed("GPU", error.message())))?;
-            let child = start(helper(&config)?, name, &config, &directory)?;
-            read(&finish(child, longest)?, name, checks)
+            ask(&config, name, &directory, longest, checks)
         };
         probe_on_a_thread(name, Offer::Engine, longest + GRACE, work).await
     }
@@ -96,51 +104,118 @@ fn helper(config: &Config) -> Result<Command> {
     })
 }
 
-fn start(mut command: Command, name: &str, config: &Config, directory: &PathBuf) -> Result<Child> {
+/// Has the helper probe the backend, and notes what it saw.
+fn ask(
+    config: &Config,
+    name: &str,
+    directory: &Path,
+    longest: Duration,
+    checks: &mut Vec<Check>,
+) -> Result<String> {
+    let child = start(helper(config)?, name, config, directory)?;
+    let (answer, words) = finish(child, longest)?;
+    read(&answer, &words, name, checks)
+}
+
+fn start(mut command: Command, name: &str, config: &Config, directory: &Path) -> Result<Child> {
     command.args(["probe", "--json", "--only", name, "--dir"]).arg(directory);
     command.args(["--set", "nixl.probe=inline"]);
-    // What it would not find by itself. Nothing of an object store is among it, so no secret is.
+    // It is told what it is to know: a file that was replaced here, or is broken, is no business of its.
+    config::variables().for_each(|variable| _ = command.env_remove(variable));
+    // Nothing of an object store is among it, so no secret is.
     for explained in config.explain() {
-        let concerns = explained.field.starts_with("nixl.") || explained.field.starts_with("nixl_gds");
-        if concerns && explained.origin != Origin::Default && explained.field != "nixl.probe" {
-            command.args(["--set", &format!("{}={}", explained.field, explained.text)]);
+        let field = explained.field;
+        let concerns = field.starts_with("nixl.") || field.starts_with("nixl_gds") || field == "io";
+        if concerns && explained.origin != Origin::Default && field != "nixl.probe" {
+            command.args(["--set", &format!("{field}={}", explained.text)]);
         }
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
         .spawn()
         .map_err(|error| unavailable(format!("the helper {command:?} does not start")).with_source(error))
 }
 
-/// Waits for the child, and kills it when its time is over.
-fn finish(mut child: Child, longest: Duration) -> Result<String> {
-    let until = Instant::now() + longest;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => {
-                let output = child
-                    .wait_with_output()
-                    .map_err(|error| unavailable("the helper's answer can't be read").with_source(error))?;
-                let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                return match text.trim().is_empty() {
-                    true => Err(unavailable(format!("the helper ended without an answer: {status}"))),
-                    false => Ok(text),
-                };
+/// What comes out of a pipe, read by a thread, so that whoever writes never waits for us.
+struct Output {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    ended: Receiver<()>,
+}
+
+impl Output {
+    /// Keeps the first `most` bytes and one, or the last ones.
+    fn of(pipe: Option<impl Read + Send + 'static>, most: usize, last: bool) -> Self {
+        let (bytes, (end, ended)) = (Arc::<Mutex<Vec<u8>>>::default(), channel());
+        let (kept, mut buffer) = (Arc::clone(&bytes), [0; 4096]);
+        let read = move || {
+            let Some(mut pipe) = pipe else { return };
+            while let Ok(len @ 1..) = pipe.read(&mut buffer) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend_from_slice(&buffer[..len]);
+                if last {
+                    let over = kept.len().saturating_sub(most);
+                    kept.drain(..over);
+                } else {
+                    kept.truncate(most + 1);
+                }
             }
-            Ok(None) if Instant::now() < until => std::thread::sleep(PAUSE),
+            let _ = end.send(());
+        };
+        // Without a thread there are no words, and no answer.
+        let _ = thread::Builder::new().name("hicache-helper".into()).spawn(read);
+        Self { bytes, ended }
+    }
+
+    /// What came, to its end if that comes soon.
+    fn take(&self) -> Vec<u8> {
+        let _ = self.ended.recv_timeout(LAST_OUTPUT);
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same as the end of a message.
+    fn words(&self) -> String {
+        let bytes = self.take();
+        let text = String::from_utf8_lossy(&bytes);
+        let plain = |c: char| if c.is_control() || c == char::REPLACEMENT_CHARACTER { ' ' } else { c };
+        let lines = text.lines().map(|line| line.chars().map(plain).collect::<String>().trim().to_owned());
+        let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
+        if lines.is_empty() { String::new() } else { format!("; it said: {}", lines.join(" | ")) }
+    }
+}
+
+/// Waits for the child, and kills it when its time is over. Its answer, and its last words.
+fn finish(mut child: Child, longest: Duration) -> Result<(String, String)> {
+    let answer = Output::of(child.stdout.take(), LONGEST_ANSWER, false);
+    let errors = Output::of(child.stderr.take(), LAST_WORDS, true);
+    let until = Instant::now() + longest;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < until => thread::sleep(PAUSE),
             Ok(None) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(unavailable(format!("no answer within {longest:?}; its process was killed")));
+                let words = errors.words();
+                let message = format!("no answer within {longest:?}; its process was killed{words}");
+                return Err(unavailable(message));
             }
             Err(error) => return Err(unavailable("the helper can't be waited for").with_source(error)),
         }
+    };
+    let (answer, words) = (answer.take(), errors.words());
+    if answer.len() > LONGEST_ANSWER {
+        return Err(unavailable(format!("the helper's answer is over {LONGEST_ANSWER} bytes{words}")));
+    }
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    match answer.trim().is_empty() {
+        true => Err(unavailable(format!("the helper ended without an answer: {status}{words}"))),
+        false => Ok((answer, words)),
     }
 }
 
 /// What the child saw.
-fn read(text: &str, name: &str, checks: &mut Vec<Check>) -> Result<String> {
-    let strange = || unavailable("the helper's answer is not that of `hicache probe --json`");
+fn read(text: &str, words: &str, name: &str, checks: &mut Vec<Check>) -> Result<String> {
+    let strange = || unavailable(format!("the helper's answer is not that of `hicache probe --json`{words}"));
     let report: Value = serde_json::from_str(text).map_err(|error| strange().with_source(error))?;
     let backends = report["directories"][0]["backends"].as_array().ok_or_else(strange)?;
     let seen = backends.iter().find(|seen| seen["backend"] == name).ok_or_else(strange)?;
@@ -156,58 +231,5 @@ fn read(text: &str, name: &str, checks: &mut Vec<Check>) -> Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::environment::{Environment, Python};
-
-    fn script(text: &str) -> Child {
-        let mut command = Command::new("sh");
-        command.args(["-c", text]).stdout(Stdio::piped()).stdin(Stdio::null()).stderr(Stdio::null());
-        command.spawn().unwrap()
-    }
-
-    #[test]
-    fn a_helper_that_hangs_is_killed_and_one_that_crashes_is_said() {
-        let begun = Instant::now();
-        let error = finish(script("exec sleep 600"), Duration::from_millis(100)).unwrap_err();
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        assert!(error.to_string().contains("its process was killed"), "{error}");
-        let error = finish(script("kill -SEGV $$"), Duration::from_secs(10)).unwrap_err();
-        assert!(
-            error.to_string().contains("without an answer") && error.to_string().contains("11"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn the_childs_report_is_the_report() {
-        let answer = |verdict: &str| {
-            format!(
-                r#"{{"directories": [{{"backends": [{{"backend": "nixl:GDS", "verdict": "{verdict}", "reason": "so",
-                "checks": [{{"name": "GPU", "passed": true, "detail": "1"}}]}}]}}]}}"#
-            )
-        };
-        let mut checks = Vec::new();
-        assert_eq!(read(&answer("usable"), "nixl:GDS", &mut checks).unwrap(), "so");
-        assert_eq!(checks, [Check::passed("GPU", "1")]);
-        assert!(
-            read(&answer("unavailable"), "nixl:GDS", &mut checks).unwrap_err().to_string().contains("so")
-        );
-        assert!(read(&answer("usable"), "nixl:GDS_MT", &mut checks).is_err());
-        assert!(read("hello", "nixl:GDS", &mut checks).is_err());
-    }
-
-    #[test]
-    fn without_a_helper_it_is_said() {
-        let config = Config::builder().build().unwrap();
-        assert!(helper(&config).unwrap_err().to_string().contains("no helper"));
-        let config =
-            Config::builder().set("probe_helper", serde_json::json!(["python3", "-m", "hicache"])).build();
-        assert_eq!(helper(&config.unwrap()).unwrap().get_args().count(), 2);
-        let python = Python { executable: "/opt/python".into(), site_packages: Vec::new() };
-        let environment = Environment::default().with_python(python);
-        let helper = helper(&Config::builder().environment(&environment).build().unwrap()).unwrap();
-        assert_eq!(helper.get_program(), "/opt/python");
-        assert!(helper.get_args().eq(["-m", "hicache"]));
-    }
-}
+#[path = "child_tests.rs"]
+mod tests;

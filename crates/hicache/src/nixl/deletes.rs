@@ -11,6 +11,7 @@ use hicache_nixl_backend::NixlObjBackend;
 use hicache_nixl_backend::obj::OBJECT_HEAD_BYTES;
 use hicache_obj_s3::{S3Config, S3Storage};
 
+use crate::config::check::same_bucket;
 use crate::config::{Config, Settings};
 use crate::s3;
 
@@ -23,24 +24,14 @@ pub(super) struct NixlObjWithS3 {
 
 impl NixlObjWithS3 {
     pub(super) fn new(inner: NixlObjBackend, config: &Config) -> Self {
-        Self { inner, same_bucket: same_bucket(config.settings()) }
+        Self { inner, same_bucket: for_its_objects(config.settings()) }
     }
 }
 
 /// The S3 backend's configuration, for the objects of the plugin, if both are of one bucket at one address.
-fn same_bucket(settings: &Settings) -> Option<S3Config> {
-    let obj = &settings.nixl_obj;
-    let s3 = s3::config(settings).filter(|s3| Some(&s3.bucket) == obj.bucket.as_ref())?;
-    let plain = |address: &str| address.trim_end_matches('/').to_owned();
-    let with_scheme = |address: &String| match address.contains("://") {
-        true => plain(address),
-        false => plain(&format!("{}://{address}", obj.scheme)),
-    };
-    let same = match &obj.endpoint_override {
-        Some(address) => s3.endpoints.iter().any(|endpoint| plain(endpoint) == with_scheme(address)),
-        None => s3.endpoints.is_empty(),
-    };
-    same.then(|| S3Config { prefix: obj.prefix.clone(), ..s3 })
+fn for_its_objects(settings: &Settings) -> Option<S3Config> {
+    let s3 = s3::config(settings).filter(|_| same_bucket(settings))?;
+    Some(S3Config { prefix: settings.nixl_obj.prefix.clone(), ..s3 })
 }
 
 #[async_trait]
@@ -153,7 +144,7 @@ mod tests {
         let composed = |fields: &[(&str, &str)]| {
             let builder =
                 fields.iter().fold(Config::builder(), |builder, (name, value)| builder.set(name, *value));
-            same_bucket(builder.build().unwrap().settings())
+            for_its_objects(builder.build().unwrap().settings())
         };
         let nixl =
             [("nixl_obj.bucket", "b"), ("nixl_obj.endpoint_override", "h:1"), ("nixl_obj.scheme", "http")];

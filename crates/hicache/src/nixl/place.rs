@@ -20,17 +20,20 @@ pub(super) fn place(config: &Config) -> NixlPlace {
     NixlPlace { search, plugin_directory: variable("NIXL_PLUGIN_DIR") }
 }
 
-/// Site-packages of the Python that this process runs, or else of the one that a shell with these variables would start.
+/// Site-packages of the Python that this process runs, or else of the one that a shell with these variables would start:
+/// where it is, the user's own (`pip install --user`), those of each `python3` on `PATH`.
 fn active_python(config: &Config) -> Vec<PathBuf> {
     if let Some(python) = config.python() {
         return python.site_packages.clone();
     }
-    let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| config.variable(name));
+    let variable = |name| config.variable(name).map(PathBuf::from);
+    let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(variable);
+    let user = variable("PYTHONUSERBASE").or_else(|| variable("HOME").map(|home| home.join(".local")));
     let path = config.variable("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(path).find(|directory| directory.join("python3").is_file());
-    let on_path = on_path.and_then(|directory| directory.parent().map(Path::to_owned));
+    let on_path = std::env::split_paths(path).filter(|directory| directory.join("python3").is_file());
+    let on_path = on_path.filter_map(|directory| prefix_of(&directory));
     let mut found = Vec::new();
-    for prefix in named.map(PathBuf::from).chain(on_path) {
+    for prefix in named.chain(user).chain(on_path) {
         for packages in packages_of(&prefix) {
             if !found.contains(&packages) {
                 found.push(packages);
@@ -38,6 +41,17 @@ fn active_python(config: &Config) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Where the Python of a directory on `PATH` has its packages. That of pyenv is a script, and the version is elsewhere.
+fn prefix_of(directory: &Path) -> Option<PathBuf> {
+    let prefix = directory.parent()?;
+    let version =
+        std::fs::read_to_string(prefix.join("version")).ok().filter(|_| directory.ends_with("shims"));
+    match version.as_deref().and_then(|version| version.split_whitespace().next()) {
+        Some(version) => Some(prefix.join("versions").join(version)),
+        None => Some(prefix.to_owned()),
+    }
 }
 
 /// `lib/python3.*/site-packages`, and Debian's `dist-packages`, under a prefix, the newest version first.
@@ -90,20 +104,30 @@ mod tests {
         };
         let (old, new) = (packages("venv", "python3.9"), packages("venv", "python3.11"));
         let system = packages("usr", "python3.13");
+        let users = packages("home/.local", "python3.12");
+        let base = packages("base", "python3.12");
         std::fs::create_dir_all(root.path().join("usr/bin")).unwrap();
         std::fs::write(root.path().join("usr/bin/python3"), "").unwrap();
         let bin = root.path().join("usr/bin").display().to_string();
         let variables = Environment::from_iter([
             ("VIRTUAL_ENV", root.path().join("venv").display().to_string()),
             ("PATH", format!("/nowhere:{bin}")),
+            ("HOME", root.path().join("home").display().to_string()),
             ("NIXL_LIB_DIR", "/opt/nixl/lib".to_owned()),
             ("NIXL_PLUGIN_DIR", "/opt/nixl/plugins".to_owned()),
         ]);
         let config = Config::builder().environment(&variables).build().unwrap();
         let found = place(&config);
-        assert_eq!(found.search.site_packages, [new, old, system]);
+        assert_eq!(found.search.site_packages, [new, old, users, system.clone()]);
         assert_eq!(found.search.library_folder.as_deref(), Some(Path::new("/opt/nixl/lib")));
         assert_eq!(found.plugin_directory.as_deref(), Some(Path::new("/opt/nixl/plugins")));
+        let based = Environment::from_iter([
+            ("PYTHONUSERBASE", root.path().join("base").display().to_string()),
+            ("HOME", root.path().join("home").display().to_string()),
+            ("PATH", bin),
+        ]);
+        let based = Config::builder().environment(&based).build().unwrap();
+        assert_eq!(place(&based).search.site_packages, [base, system]);
         let python = Python { executable: "/bin/python".into(), site_packages: vec!["/own".into()] };
         let inside = variables.clone().with_python(python);
         let config = Config::builder().environment(&inside).build().unwrap();
@@ -112,6 +136,25 @@ mod tests {
             Config::builder().environment(&inside).set("nixl.site_packages", "/s,/t").build().unwrap();
         assert_eq!(place(&given).search.site_packages, [Path::new("/s"), Path::new("/t")]);
         assert!(config.warnings().is_empty(), "{:?}", config.warnings());
+    }
+
+    #[test]
+    fn every_python_on_the_path_is_looked_at_and_that_of_pyenv_where_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let place = |path: &str| root.path().join(path);
+        let make = |bin: &str, packages: &str| {
+            std::fs::create_dir_all(place(bin)).unwrap();
+            std::fs::write(place(bin).join("python3"), "").unwrap();
+            std::fs::create_dir_all(place(packages)).unwrap();
+            place(packages)
+        };
+        let pyenv = make("pyenv/shims", "pyenv/versions/3.12.1/lib/python3.12/site-packages");
+        std::fs::write(place("pyenv/version"), "3.12.1\n3.11.0\n").unwrap();
+        let system = make("usr/bin", "usr/lib/python3/dist-packages");
+        let path = std::env::join_paths([place("pyenv/shims"), place("none"), place("usr/bin")]).unwrap();
+        let variables = Environment::from_iter([("PATH", path)]);
+        let config = Config::builder().environment(&variables).build().unwrap();
+        assert_eq!(active_python(&config), [pyenv, system]);
     }
 
     #[test]

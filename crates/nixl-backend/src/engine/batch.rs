@@ -5,6 +5,8 @@ use hicache_core::{
     Transfer,
 };
 
+use crate::memory::MemoryType;
+
 /// Extents that were submitted together, and their outcomes so far. Whoever has it answers once; dropped unanswered,
 /// its transfer says `Abandoned`.
 pub(crate) struct Batch {
@@ -34,7 +36,11 @@ impl Batch {
         owner: OwnerId,
         capabilities: &EngineCapabilities,
     ) -> Admission {
-        let refused = |extent: &Extent| extent.validate(direction, owner, capabilities).err().map(Err);
+        let valid = |extent: &Extent| {
+            extent.validate(direction, owner, capabilities)?;
+            one_kind(extent, capabilities)
+        };
+        let refused = |extent: &Extent| valid(extent).err().map(Err);
         let outcomes: Vec<_> = extents.iter().map(refused).collect();
         let unfinished = outcomes.iter().filter(|outcome| outcome.is_none()).count();
         let foreign = extents.iter().any(|extent| extent.memory.is_foreign());
@@ -89,6 +95,26 @@ impl Batch {
     }
 }
 
+/// One side of a request of the library's is memory of one kind.
+fn one_kind(extent: &Extent, capabilities: &EngineCapabilities) -> Result<()> {
+    let mut kinds = extent.memory.pieces().iter().map(|piece| piece.lease().region().kind());
+    let first = kinds.next();
+    let known = |kind| MemoryType::of(kind);
+    match kinds.find(|kind| first.is_some_and(|first| known(first) != known(*kind))) {
+        None => Ok(()),
+        Some(other) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "an extent has memory of {:?} and of {other:?}, and {} moves memory of one kind at a time; give it pieces \
+                 of one",
+                first.unwrap_or(other),
+                capabilities.name
+            ),
+        )
+        .with_backend(capabilities.name)),
+    }
+}
+
 /// Batches by number.
 #[derive(Default)]
 pub(crate) struct Batches {
@@ -130,3 +156,7 @@ impl Batches {
         std::mem::take(&mut self.slots).into_iter().flatten()
     }
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

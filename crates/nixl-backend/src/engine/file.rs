@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hicache_core::{Error, Result};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, fcntl_getfl, fstat, open, statx};
@@ -36,7 +37,50 @@ pub(crate) struct Direct {
     /// As [`Self::unit`], for a test of what a file system refuses.
     #[cfg(test)]
     pretended: std::sync::atomic::AtomicUsize,
-    refused: AtomicBool,
+    refusals: Refusals,
+}
+
+/// Direct I/O that failed where buffered I/O then did not. One may have passed, as a device that was reset does; a file
+/// system that takes none refuses every one. So several in a row end it, for a while: then one tries again.
+#[derive(Debug, Default)]
+struct Refusals {
+    in_a_row: AtomicU32,
+    until: Mutex<Option<Instant>>,
+}
+
+/// So many in a row.
+const REFUSALS: u32 = 4;
+/// And it is left alone for so long.
+const LEFT_ALONE: Duration = Duration::from_secs(10);
+
+impl Refusals {
+    /// Whether to try direct I/O.
+    fn admit(&self, now: Instant) -> bool {
+        if self.in_a_row.load(Ordering::Relaxed) < REFUSALS {
+            return true;
+        }
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        match *until {
+            Some(end) if now < end => false,
+            // One that tries; the others wait for what it sees.
+            _ => {
+                *until = Some(now + LEFT_ALONE);
+                true
+            }
+        }
+    }
+
+    /// It has worked; whether that is news.
+    fn worked(&self) -> bool {
+        self.in_a_row.load(Ordering::Relaxed) > 0 && self.in_a_row.swap(0, Ordering::Relaxed) >= REFUSALS
+    }
+
+    /// It has failed where buffered I/O did not; whether that ends it for now.
+    fn refused(&self, now: Instant) -> bool {
+        let ends = self.in_a_row.fetch_add(1, Ordering::Relaxed) + 1 == REFUSALS;
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + LEFT_ALONE);
+        ends
+    }
 }
 
 impl OpenFile {
@@ -73,17 +117,23 @@ impl OpenFile {
         self.direct.as_ref().is_some_and(|direct| direct.takes(offset, pieces))
     }
 
+    /// Takes another unit, and says what it was.
     #[cfg(test)]
-    pub(crate) fn pretend_unit(&self, unit: usize) {
-        self.direct.as_ref().unwrap().pretended.store(unit, Ordering::Relaxed);
+    pub(crate) fn pretend_unit(&self, unit: usize) -> usize {
+        self.direct.as_ref().unwrap().pretended.swap(unit, Ordering::Relaxed)
     }
 
-    /// Uses direct I/O no more, since it fails where buffered I/O does not.
+    /// Direct I/O has failed where buffered I/O did not.
     pub(crate) fn refuse_direct(&self) {
-        if let Some(direct) = &self.direct
-            && !direct.refused.swap(true, Ordering::Relaxed)
-        {
-            tracing::warn!(path = %self.path.display(), "aligned direct I/O fails here; going on buffered");
+        if self.direct.as_ref().is_some_and(|direct| direct.refusals.refused(Instant::now())) {
+            tracing::warn!(path = %self.path.display(), "aligned direct I/O fails here; going on buffered for now");
+        }
+    }
+
+    /// Direct I/O has worked.
+    pub(crate) fn direct_works(&self) {
+        if self.direct.as_ref().is_some_and(|direct| direct.refusals.worked()) {
+            tracing::info!(path = %self.path.display(), "direct I/O works again");
         }
     }
 }
@@ -115,7 +165,7 @@ impl Direct {
             unit,
             #[cfg(test)]
             pretended: unit.into(),
-            refused: AtomicBool::new(false),
+            refusals: Refusals::default(),
         })
     }
 
@@ -128,11 +178,11 @@ impl Direct {
 
     fn takes(&self, offset: u64, pieces: &[Descriptor]) -> bool {
         // A plugin moves each piece by itself, so each starts and ends at a whole unit of the file.
-        !self.refused.load(Ordering::Relaxed)
-            && offset.is_multiple_of(self.unit() as u64)
+        offset.is_multiple_of(self.unit() as u64)
             && pieces.iter().all(|piece| {
                 piece.address.is_multiple_of(self.memory_alignment) && piece.bytes.is_multiple_of(self.unit())
             })
+            && self.refusals.admit(Instant::now())
     }
 }
 
@@ -169,8 +219,27 @@ mod tests {
         assert!(!open.takes_direct(1, &pieces(&[(0, unit)])));
         assert!(!open.takes_direct(0, &pieces(&[(0, unit), (8 * unit, unit - 512)])));
         assert!(!open.takes_direct(0, &pieces(&[(1, unit)])));
-        open.refuse_direct();
+        (0..REFUSALS).for_each(|_| open.refuse_direct());
         assert!(!open.takes_direct(0, &pieces(&[(0, unit)])));
+    }
+
+    #[test]
+    fn several_refusals_in_a_row_end_direct_io_for_a_while() {
+        let (refusals, now) = (Refusals::default(), Instant::now());
+        for _ in 0..10 {
+            assert!(!refusals.refused(now) && refusals.admit(now), "one may have passed");
+            assert!(!refusals.worked(), "it never ended");
+        }
+        let ends: Vec<bool> = (0..REFUSALS).map(|_| refusals.refused(now)).collect();
+        assert_eq!(ends, [false, false, false, true]);
+        assert!(!refusals.admit(now));
+        let later = now + LEFT_ALONE;
+        assert!(refusals.admit(later) && !refusals.admit(later), "one tries");
+        assert!(!refusals.refused(later), "that is no news");
+        assert!(!refusals.admit(later));
+        let later = later + LEFT_ALONE;
+        assert!(refusals.admit(later) && refusals.worked());
+        assert!(refusals.admit(later) && refusals.admit(later));
     }
 
     #[test]

@@ -54,8 +54,8 @@ pub(crate) struct Load {
     memory: Vec<Arc<MemoryRegistration>>,
     files: Vec<Arc<FileRegistration>>,
     bytes: usize,
-    /// Some of it goes past the page cache.
-    pub(crate) direct: bool,
+    /// Extents in it that go past the page cache.
+    direct: usize,
 }
 
 /// What came of an extent that was offered to a load.
@@ -78,7 +78,7 @@ impl Load {
             memory: Vec::new(),
             files: Vec::new(),
             bytes: 0,
-            direct: false,
+            direct: 0,
         }
     }
 
@@ -93,6 +93,11 @@ impl Load {
     /// Extents in it.
     pub(crate) fn len(&self) -> usize {
         self.extents.len()
+    }
+
+    /// Whether all of it goes past the page cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct == self.extents.len()
     }
 
     /// Takes the descriptors of `extent`, if they are `room` at most and go with those that are there.
@@ -148,7 +153,7 @@ impl Load {
         let direct = file.direct.as_ref().filter(|_| {
             !(buffered && file.buffered.is_some()) && file.open.takes_direct(offset, &self.local[first..])
         });
-        self.direct |= direct.is_some();
+        self.direct += usize::from(direct.is_some());
         direct.or(file.buffered.as_ref())
     }
 

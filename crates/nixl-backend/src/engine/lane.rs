@@ -57,6 +57,8 @@ struct Flight {
     batch: usize,
     direction: Direction,
     descriptors: usize,
+    /// All of it goes past the page cache.
+    direct: bool,
     /// One extent, past the page cache: if it fails it is tried through it.
     alone_and_direct: bool,
     /// It is the second try of such a one.
@@ -271,7 +273,8 @@ impl Lane {
 
     fn launch(&mut self, batch: usize, direction: Direction, load: Load, again: bool) {
         let descriptors = load.descriptors();
-        let alone_and_direct = load.len() == 1 && load.direct && !self.config.direct_only;
+        let direct = load.is_direct();
+        let alone_and_direct = load.len() == 1 && direct && !self.config.direct_only;
         let mut request = match load.prepare(&self.backend, direction) {
             Ok(request) => request,
             Err((error, extents)) => {
@@ -283,7 +286,7 @@ impl Lane {
         };
         *self.flying(direction) += descriptors;
         let posted = request.post();
-        let flight = Flight { request, batch, direction, descriptors, alone_and_direct, again };
+        let flight = Flight { request, batch, direction, descriptors, direct, alone_and_direct, again };
         match posted {
             Ok(Progress::Moving) => self.flights.push(flight),
             ended => self.land(flight, ended.map(drop)),
@@ -308,7 +311,7 @@ impl Lane {
 
     /// A request has ended: so have its extents.
     fn land(&mut self, flight: Flight, result: Result<()>) {
-        let Flight { request, batch, direction, descriptors, alone_and_direct, again } = flight;
+        let Flight { request, batch, direction, descriptors, direct, alone_and_direct, again } = flight;
         *self.flying(direction) -= descriptors;
         let Some(kept) = request.finish() else {
             self.lose(batch, result.err());
@@ -319,11 +322,10 @@ impl Lane {
             return;
         }
         for (position, extent) in kept.extents {
-            if again
-                && result.is_ok()
-                && let Some(token) = extent.file.token::<FileToken>()
-            {
-                token.open.refuse_direct();
+            match extent.file.token::<FileToken>() {
+                Some(token) if result.is_ok() && direct => token.open.direct_works(),
+                Some(token) if result.is_ok() && again => token.open.refuse_direct(),
+                _ => {}
             }
             let outcome = result.clone().map(|()| extent.memory.bytes() as u64);
             self.finish(batch, position, outcome, Some(extent));

@@ -9,7 +9,7 @@
 //! | `flight` | requests being made up, and what they keep |
 //! | `inbox`, `lane`, `pace` | the queue to an I/O thread, what it does, and how it sleeps between looks |
 //!
-//! `docs/nixl-files.md` says what of the library it works around, and how.
+//! `docs/nixl.md` says what of the library it works around, and how.
 
 mod batch;
 mod config;
@@ -48,7 +48,8 @@ use lane::{FileToken, Lane, LaneConfig};
 const MOST_PIECES: usize = 1024;
 /// Most bytes of one extent: the library may make one system call of it.
 const MOST_EXTENT_BYTES: u64 = 1 << 30;
-/// The plugin's limits for `ios_pool_size`; it moves what is beyond to the nearer one.
+const POOL_SIZE: &str = "ios_pool_size";
+/// The plugin's limits for it; it moves what is beyond to the nearer one.
 const POOL_SIZES: (usize, usize) = (64, 65_536);
 
 /// Moves extents through a NIXL file plugin. Each I/O thread has an agent and a backend of its own, sleeps while there
@@ -56,7 +57,8 @@ const POOL_SIZES: (usize, usize) = (64, 65_536);
 /// transfer ends. Dropping the engine lets the threads finish what they have and go; [`Engine::close`] waits for that.
 ///
 /// The plugins tell neither lengths nor causes: a batch goes in requests of several extents, one failure fails its
-/// request, and the error says plugin, operation and sizes only.
+/// request, and the error says plugin, operation and sizes only. GDS calls requests done of which parts failed: whoever
+/// reads must compare checksums, as the page store does.
 ///
 /// ```no_run
 /// use hicache_nixl_backend::{Library, LibrarySearch, NixlEngine, NixlEngineConfig};
@@ -91,13 +93,14 @@ impl NixlEngine {
         config.validate()?;
         config.set_defaults();
         let fork = Arc::new(ForkMark::new());
+        let announced = Agent::new(library, "hicache")?.plugin_parameters(&config.plugin)?;
+        let depth = config.depth.min(pool_size(&mut config, &announced) - 1);
         let mut backends = Vec::with_capacity(config.threads);
         for _ in 0..config.threads {
             backends
                 .push(Agent::new(library, "hicache")?.create_backend(&config.plugin, &config.parameters)?);
         }
         let parameters = backends[0].parameters()?;
-        let depth = config.depth.min(pool_size(&config, &parameters) - 1);
         let capabilities = capabilities(library, &config, &parameters, depth)?;
         let inboxes = backends.iter().map(|_| Arc::new(Inbox::new(Arc::clone(&fork)))).collect();
         // From here on, dropping the engine ends the threads that have been started.
@@ -301,18 +304,28 @@ impl Drop for MemoryToken {
     }
 }
 
-/// How many descriptors the plugin has room for; as many as we like where it has no such limit.
-fn pool_size(config: &NixlEngineConfig, parameters: &PluginParameters) -> usize {
-    let asked = |pairs: &[(String, String)]| {
-        let value = pairs.iter().find(|(name, _)| name == "ios_pool_size").map(|(_, value)| value.trim());
+/// How many descriptors the plugin has room for, and one; as many as we like where it has no such limit. Where it takes
+/// the number and nobody gave one, it is told what `depth` needs.
+fn pool_size(config: &mut NixlEngineConfig, announced: &PluginParameters) -> usize {
+    let asked = |config: &NixlEngineConfig, name: &str| {
+        let value = config.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.trim());
         value.and_then(|value| value.parse::<usize>().ok())
     };
     let (least, most) = POOL_SIZES;
-    match asked(&parameters.parameters) {
-        // Before 1.5.0 the plugin names none, and hangs or fails with more than it has room for.
-        None if config.plugin == config::POSIX => least,
-        None => most,
-        Some(by_default) => asked(&config.parameters).unwrap_or(by_default).clamp(least, most),
+    let takes_it = announced.parameters.iter().any(|(name, _)| name == POOL_SIZE);
+    match asked(config, POOL_SIZE) {
+        Some(size) if takes_it => size.clamp(least, most),
+        None if takes_it => {
+            let size = (config.depth + 1).clamp(least, most);
+            config.parameters.push((POOL_SIZE.to_owned(), size.to_string()));
+            size
+        }
+        // Before 1.5.0 the plugin names none, and hangs or fails with more than it has room for: in its pool, and in the
+        // kernel's queue, which it fills before it has the kernel look.
+        _ if config.plugin == config::POSIX => {
+            asked(config, "kernel_queue_size").map_or(least, |queue| least.min(queue + 1))
+        }
+        _ => most,
     }
 }
 
@@ -356,18 +369,30 @@ mod tests {
 
     #[test]
     fn the_pool_is_what_the_plugin_makes_of_what_it_is_told() {
-        let plain = NixlEngineConfig::new("POSIX");
-        let pairs = |value: &str| PluginParameters {
+        let announced = |names: &[&str]| PluginParameters {
             memory: vec![MemoryType::Dram, MemoryType::File],
-            parameters: vec![("ios_pool_size".to_owned(), value.to_owned())],
+            // 1.5.1 says no default.
+            parameters: names.iter().map(|name| ((*name).to_owned(), String::new())).collect(),
         };
-        assert_eq!(pool_size(&plain, &pairs("65536")), 65_536);
-        assert_eq!(pool_size(&plain, &pairs("1024")), 1024);
-        assert_eq!(pool_size(&plain.clone().with_parameter("ios_pool_size", 100), &pairs("65536")), 100);
-        assert_eq!(pool_size(&plain.clone().with_parameter("ios_pool_size", 3), &pairs("65536")), 64);
+        let (new, old) = (announced(&["ios_pool_size"]), announced(&[]));
+        let plain = NixlEngineConfig::new("POSIX");
+        let pool = |config: &NixlEngineConfig, known: &PluginParameters| {
+            let mut told = config.clone();
+            let size = pool_size(&mut told, known);
+            (size, told.parameters.iter().find(|(name, _)| name == POOL_SIZE).map(|(_, value)| value.clone()))
+        };
+        let with = |name: &str, value: usize| plain.clone().with_parameter(name, value);
+        assert_eq!(pool(&plain, &new), (1025, Some("1025".into())));
+        assert_eq!(pool(&NixlEngineConfig { depth: 5, ..plain.clone() }, &new), (64, Some("64".into())));
+        let deep = NixlEngineConfig { depth: NixlEngineConfig::MAX_DEPTH, ..plain.clone() };
+        assert_eq!(pool(&deep, &new).0, 65_536);
+        assert_eq!(pool(&with(POOL_SIZE, 100), &new), (100, Some("100".into())));
+        assert_eq!(pool(&with(POOL_SIZE, 3), &new).0, 64);
         // One that names none: of the POSIX plugin an old one, of others because they have no such limit.
-        let none = PluginParameters { parameters: Vec::new(), ..pairs("1") };
-        assert_eq!(pool_size(&plain.clone().with_parameter("ios_pool_size", 1000), &none), 64);
-        assert_eq!(pool_size(&NixlEngineConfig::new("GDS_MT"), &none), 65_536);
+        assert_eq!(pool(&plain, &old), (64, None));
+        assert_eq!(pool(&with(POOL_SIZE, 1000), &old).0, 64);
+        assert_eq!(pool(&with("kernel_queue_size", 16), &old), (17, None));
+        assert_eq!(pool(&with("kernel_queue_size", 256), &old).0, 64);
+        assert_eq!(pool(&NixlEngineConfig::new("GDS_MT"), &old), (65_536, None));
     }
 }

@@ -97,7 +97,7 @@ async fn questions_that_hang_take_no_place() {
     for _ in 0..4 {
         assert!(ground.storage.exists(&keys).await.is_err());
     }
-    // Loads answer, so that the breaker does not hide what is left of the threads.
+    // Loads need no question.
     let until = Instant::now() + Duration::from_secs(10);
     while !ground.load(0..8, 1).await.iter().all(Outcome::is_done) {
         assert!(Instant::now() < until, "loads do not come back");
@@ -116,20 +116,76 @@ async fn questions_that_hang_take_no_place() {
     ground.storage.close().await.unwrap();
 }
 
-/// While the breaker is open nothing waits for a place, though all of them are taken.
+/// While loads are left alone none waits for a place, though all of them are taken.
 #[tokio::test]
 async fn nothing_waits_for_a_place_while_the_store_is_left_alone() {
-    let ground = Ground::with(NixlObjConfig { concurrency: 1, load_timeout_ms: 5_000, ..config() }).await;
-    ground.store(0..2, 1, false).await;
-    ground.store.fail(|operation, _| if operation == "head" { Fault::Fails } else { Fault::Hangs });
-    let mut hangs = Box::pin(ground.load(0..1, 1));
-    assert!(tokio::time::timeout(Duration::from_millis(20), &mut hangs).await.is_err());
+    let ground = Ground::with(NixlObjConfig { concurrency: 2, load_timeout_ms: 5_000, ..config() }).await;
+    ground.store(0..4, 1, false).await;
+    let hung = [0, 1].map(|number| hicache_core::hashing::to_hex(&numbered_key(number).digest));
+    ground.store.fail(move |operation, object| match operation {
+        "head" => Fault::None,
+        _ if hung.iter().any(|name| object.contains(name)) => Fault::Hangs,
+        _ => Fault::Fails,
+    });
+    let mut first = Box::pin(ground.load_at(0..1, 1, 0));
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut first).await.is_err());
+    let until = Instant::now() + Duration::from_secs(10);
     while ground.storage.stat().breakers_open == 0 {
-        assert!(ground.storage.exists(&[numbered_key(0)]).await.is_err());
+        assert!(Instant::now() < until, "loads that fail open nothing");
+        assert!(ground.load_at(3..4, 1, 3).await[0].error().is_some());
+    }
+    // The one that tries takes the other place.
+    let mut second = Box::pin(ground.load_at(1..2, 1, 1));
+    while tokio::time::timeout(Duration::from_millis(20), &mut second).await.is_ok() {
+        assert!(Instant::now() < until, "none tries");
+        second = Box::pin(ground.load_at(1..2, 1, 1));
     }
     let begun = Instant::now();
-    assert_eq!(kinds(&ground.load_at(1..2, 1, 1).await), [Some(ErrorKind::Unavailable)]);
+    assert_eq!(kinds(&ground.load_at(2..3, 1, 2).await), [Some(ErrorKind::Unavailable)]);
     assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+}
+
+/// What loads have opened no answer to a question closes: each load would then wait out its time again.
+#[tokio::test]
+async fn an_answered_question_brings_no_hung_load_back() {
+    let ground = Ground::new().await;
+    ground.store(0..8, 1, false).await;
+    ground.store.fail(|operation, _| if operation == "read" { Fault::Hangs } else { Fault::None });
+    assert_eq!(kinds(&ground.load(0..8, 1).await), [Some(ErrorKind::Timeout); 8]);
+    let keys: Vec<_> = (0..8).map(numbered_key).collect();
+    for _ in 0..5 {
+        assert_eq!(ground.storage.exists(&keys).await.unwrap(), [true; 8]);
+        let loaded = kinds(&ground.load(0..8, 1).await);
+        let refused = loaded.iter().filter(|kind| **kind == Some(ErrorKind::Unavailable)).count();
+        assert!(refused >= 7, "one may try: {loaded:?}");
+        assert!(ground.store(100..101, 1, true).await[0].is_done(), "stores go on");
+    }
+}
+
+/// A bucket that takes no pages: a full one, or one for reading.
+#[tokio::test]
+async fn refused_stores_stop_no_loads_and_ask_nothing() {
+    let ground = Ground::new().await;
+    ground.store(0..8, 1, false).await;
+    ground.store.fail(|operation, _| if operation == "write" { Fault::Fails } else { Fault::None });
+    let refused = |outcomes: Vec<Outcome>| outcomes.iter().all(|outcome| outcome.error().is_some());
+    assert!(refused(ground.store(10..20, 1, false).await));
+    let asked = ground.storage.head_requests();
+    for _ in 0..5 {
+        assert!(refused(ground.store(20..30, 1, false).await));
+        assert!(ground.load(0..8, 1).await.iter().all(Outcome::is_done), "loads go on");
+    }
+    let asked = ground.storage.head_requests() - asked;
+    assert!(asked <= 25, "{asked} of 50 pages that are not stored were asked for");
+    let stat = ground.storage.stat();
+    assert!(stat.breakers_open == 1 && stat.breaker_opened == 1, "only that of stores: {stat:?}");
+    ground.store.heal();
+    let until = Instant::now() + Duration::from_secs(10);
+    while !ground.store(20..30, 1, false).await.iter().all(Outcome::is_done) {
+        assert!(Instant::now() < until, "stores do not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ground.all_breakers_are_closed().await;
 }
 
 /// Transfers that hang have all buffers: others are refused, since nothing gives one back.
@@ -166,7 +222,9 @@ async fn memory_that_is_lost_has_a_bound() {
     ground.store(0..1, 1, false).await;
     ground.store.fail(|operation, _| if operation == "head" { Fault::None } else { Fault::Loses });
     let mut last = Vec::new();
-    for _ in 0..1000 {
+    for _ in 0..500 {
+        // Absent: an answer, so that the breaker stays closed.
+        ground.load(1..2, 1).await;
         last = ground.load(0..1, 1).await;
     }
     let lost = ground.storage.lost_bytes();

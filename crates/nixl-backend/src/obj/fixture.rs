@@ -217,6 +217,15 @@ impl Ground {
         batch.outcomes
     }
 
+    /// Counts come after the answers that they are of.
+    pub(super) async fn all_breakers_are_closed(&self) {
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.storage.stat().breakers_open != 0 {
+            assert!(Instant::now() < until, "{:?}", self.storage.stat());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Loads pages; those that are `Done` must have every byte of the version.
     pub(super) async fn load(&self, numbers: std::ops::Range<u64>, version: u64) -> Vec<Outcome> {
         self.load_at(numbers, version, 0).await

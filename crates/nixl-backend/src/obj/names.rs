@@ -22,6 +22,11 @@ impl Names {
         format!("{}manifest.json", self.start)
     }
 
+    /// An object that is never there.
+    pub(crate) fn nothing(&self) -> String {
+        format!("{}nothing", self.start)
+    }
+
     pub(crate) fn page(&self, key: &PageKey) -> String {
         let mut name = format!("{}{}.", self.start, to_hex(&key.digest));
         for byte in key.pool.as_str().bytes() {

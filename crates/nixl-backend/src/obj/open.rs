@@ -16,8 +16,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Compares the namespace's manifest, or makes it. Blocks.
 ///
 /// # Errors
-/// `Config` for a bucket that is missing or forbidden, and for a manifest of another namespace; `Unavailable` where
-/// nothing answers.
+/// `Config` for a bucket that is missing or forbidden, for credentials that are not told what is missing, and for a
+/// manifest of another namespace; `Unavailable` where nothing answers.
 pub(super) fn check(shared: &Shared, wires: &mut Wires) -> Result<()> {
     // The plugin tries for long where nothing answers, and then tells no cause.
     reach(shared)?;
@@ -27,7 +27,8 @@ pub(super) fn check(shared: &Shared, wires: &mut Wires) -> Result<()> {
     };
     let there = is_there(&mut **heads, &object).map_err(|error| refused(shared, "can't be asked", error))?;
     if there {
-        return read(shared, &mut *wires.wire, &object);
+        read(shared, &mut *wires.wire, &object)?;
+        return misses_are_told(shared, &mut **heads);
     }
     if shared.config.read_only {
         // Nothing was ever stored; whoever stores will make it. A bucket that is not there looks the same.
@@ -45,6 +46,18 @@ pub(super) fn check(shared: &Shared, wires: &mut Wires) -> Result<()> {
 fn is_there(heads: &mut dyn Heads, object: &str) -> Result<bool> {
     let answers = heads.heads(&[object.to_owned()])?;
     answers.first().copied().ok_or_else(lost)
+}
+
+/// S3 calls what is missing forbidden to those who may not list the bucket: each miss would look like a failure.
+fn misses_are_told(shared: &Shared, heads: &mut dyn Heads) -> Result<()> {
+    is_there(heads, &shared.names.nothing()).map(drop).map_err(|error| {
+        let message = format!(
+            "{} gives the manifest and does not tell that another object is missing: to credentials without \
+             s3:ListBucket S3 answers 403 instead of 404; grant it for the bucket",
+            shared.place()
+        );
+        Error::config(message).with_backend(NAME).with_source(error)
+    })
 }
 
 fn lost() -> Error {
@@ -79,8 +92,8 @@ fn reach(shared: &Shared) -> Result<()> {
 
 fn refused(shared: &Shared, what: &str, error: Error) -> Error {
     let message = format!(
-        "{} {what}: the bucket may be missing, or the credentials refused. NIXL does not say which; its log on \
-         standard error does",
+        "{} {what}: the bucket may be missing, the credentials refused, or without s3:ListBucket, so that S3 answers \
+         403 for what is missing. NIXL does not say which; its log on standard error does",
         shared.place()
     );
     Error::config(message).with_backend(NAME).with_source(error)

@@ -104,25 +104,28 @@ async fn a_store_that_is_down_costs_a_deadline_then_nothing_and_comes_back() {
         "{outcomes:?}"
     );
     assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
+    let keys = [numbered_key(0)];
+    assert_eq!(ground.storage.exists_prefix(&keys).await.unwrap_err().kind(), ErrorKind::Timeout);
     let begun = Instant::now();
     for _ in 0..5 {
         let outcomes = ground.load(0..8, 1).await;
         assert_eq!(kinds(&outcomes), [Some(ErrorKind::Unavailable); 8]);
-        assert_eq!(
-            ground.storage.exists_prefix(&[numbered_key(0)]).await.unwrap_err().kind(),
-            ErrorKind::Unavailable
-        );
+        assert_eq!(ground.storage.exists_prefix(&keys).await.unwrap_err().kind(), ErrorKind::Unavailable);
     }
     assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
     let stat = ground.storage.stat();
-    assert!(stat.breakers_open == 1 && stat.breaker_opened == 1 && stat.refused_pages >= 45, "{stat:?}");
+    assert!(stat.breakers_open == 2 && stat.breaker_opened == 2 && stat.refused_pages >= 45, "{stat:?}");
     ground.store.heal();
     let until = Instant::now() + Duration::from_secs(10);
     while !ground.load(0..8, 1).await.iter().all(Outcome::is_done) {
         assert!(Instant::now() < until, "it does not come back");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(ground.storage.stat().breakers_open, 0);
+    while ground.storage.exists(&keys).await.is_err() {
+        assert!(Instant::now() < until, "questions do not come back");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    ground.all_breakers_are_closed().await;
     ground.storage.close().await.unwrap();
 }
 
@@ -174,6 +177,14 @@ async fn a_bucket_that_is_not_right_is_refused_at_open() {
     assert_eq!(refused(&store, "m").await.kind(), ErrorKind::Config);
     store.heal();
     open_with(config(), &store, "m").await.unwrap().close().await.unwrap();
+    // What is missing is forbidden.
+    store.fail(|operation, object| match operation == "head" && !object.ends_with("manifest.json") {
+        true => Fault::Fails,
+        false => Fault::None,
+    });
+    let error = refused(&store, "m").await;
+    assert!(error.kind() == ErrorKind::Config && error.to_string().contains("s3:ListBucket"), "{error}");
+    store.heal();
     // The manifest of another namespace, at this one's place.
     let text = store.objects().values().next().unwrap().clone();
     let other = String::from_utf8(text).unwrap().replace("\"m\"", "\"n\"");

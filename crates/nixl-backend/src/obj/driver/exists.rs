@@ -101,7 +101,7 @@ impl Driver {
     /// Gives up what was asked for too long ago.
     pub(super) fn expire_questions(&mut self, now: Instant) {
         for number in self.heads.expire(now) {
-            self.breaker.failed(now);
+            self.breakers.question_failed(now);
             self.answered(number, Err(Error::new(ErrorKind::Timeout, "it did not answer in time")));
         }
     }
@@ -121,10 +121,14 @@ impl Driver {
                 self.purposes.remove(&number); // Nobody waits for the answer.
                 continue;
             };
-            if !is_free && !self.breaker.is_open() && !self.heads.are_stuck() {
+            // The answer would be for nothing: the page would not be stored.
+            let in_vain = matches!(self.purposes.get(&number), Some(Purpose::BeforeStore(_)))
+                && self.breakers.stores.refuses(now);
+            let questions = &mut self.breakers.questions;
+            if !is_free && !in_vain && !questions.is_open() && !self.heads.are_stuck() {
                 return self.unasked.push_front((number, object));
             }
-            if is_free && self.breaker.admit(now) {
+            if is_free && !in_vain && questions.admit(now) {
                 count(&self.shared.counts.heads, 1);
                 self.heads.ask(number, object, now, now + limit);
             } else {
@@ -147,7 +151,12 @@ impl Driver {
 
     fn refuse_question(&mut self, number: u64) {
         match self.purposes.remove(&number) {
-            Some(Purpose::BeforeStore(job) | Purpose::AfterLoad(job, _)) => self.refuse(job),
+            Some(Purpose::BeforeStore(job)) => self.refuse(job),
+            Some(Purpose::AfterLoad(job, _)) => {
+                // It failed, as far as anybody can tell.
+                self.breakers.load_failed(Instant::now());
+                self.refuse(job);
+            }
             Some(Purpose::Exists { call, .. }) => {
                 count(&self.shared.counts.refused_pages, 1);
                 let message = format!("{} has failed and is left alone for a while", self.shared.place());
@@ -162,9 +171,9 @@ impl Driver {
         let ended = self.heads.answered(number);
         match &answer {
             // Late, too: the store answers.
-            Ok(_) => self.breaker.succeeded(),
+            Ok(_) => self.breakers.questions.succeeded(),
             Err(_) if ended.overdue => {}
-            Err(_) => self.breaker.failed(Instant::now()),
+            Err(_) => self.breakers.question_failed(Instant::now()),
         }
         if let Some(Purpose::BeforeStore(job) | Purpose::AfterLoad(job, _)) = self.purposes.get_mut(&number) {
             job.left = job.left.saturating_sub(ended.took);

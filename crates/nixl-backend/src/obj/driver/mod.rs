@@ -20,8 +20,8 @@ use tokio::sync::oneshot;
 
 use self::batch::Batches;
 use self::exists::Asking;
-use self::job::{BadKeys, Chain, Job, Moving};
-use super::breaker::Breaker;
+use self::job::{BadKeys, Chain, Job, Moving, Work};
+use super::breaker::{Breaker, Breakers};
 use super::heads::HeadThreads;
 use super::shared::Shared;
 use super::staging::Staging;
@@ -67,7 +67,7 @@ pub(crate) struct Driver {
     inbox: Receiver<Message>,
     heads: HeadThreads,
     staging: Staging,
-    breaker: Breaker,
+    breakers: Breakers,
     bad: BadKeys,
     batches: Batches,
     /// Pages that wait for a place among those that move.
@@ -101,7 +101,7 @@ impl Driver {
             heads,
             staging: Staging::new(most),
             shared,
-            breaker: Breaker::default(),
+            breakers: Breakers::default(),
             bad: BadKeys::default(),
             batches: Batches::default(),
             ready: VecDeque::new(),
@@ -164,8 +164,16 @@ impl Driver {
     fn pump(&mut self) {
         // What is over its time keeps its buffer, and no place: a store that hangs must not end this one. While the
         // store is left alone nothing waits for a place.
-        while (self.has_place() || self.breaker.refuses(Instant::now())) && self.begin_next() {}
+        while self.refuse_ready() {}
+        while self.has_place() && self.begin_next() {}
         self.ask_next();
+    }
+
+    fn breaker(&mut self, work: Work) -> &mut Breaker {
+        match work {
+            Work::Load => &mut self.breakers.loads,
+            Work::Store { .. } => &mut self.breakers.stores,
+        }
     }
 
     /// Whether another page may move.
@@ -195,7 +203,7 @@ impl Driver {
     fn publish(&self) {
         let counts = &self.shared.counts;
         counts.lost_bytes.store(self.staging.lost() as u64, Ordering::Relaxed);
-        counts.breaker_opened.store(self.breaker.opened(), Ordering::Relaxed);
-        counts.breakers_open.store(u64::from(self.breaker.is_open()), Ordering::Relaxed);
+        counts.breaker_opened.store(self.breakers.opened(), Ordering::Relaxed);
+        counts.breakers_open.store(self.breakers.open(), Ordering::Relaxed);
     }
 }

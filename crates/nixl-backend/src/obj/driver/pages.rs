@@ -98,10 +98,24 @@ impl Driver {
         }
     }
 
+    /// Refuses what waits and would be refused when its turn comes; whether something was.
+    pub(super) fn refuse_ready(&mut self) -> bool {
+        let now = Instant::now();
+        let (loads, stores) = (self.breakers.loads.refuses(now), self.breakers.stores.refuses(now));
+        let is_refused = |job: &Job| if job.work == Work::Load { loads } else { stores };
+        if !(loads || stores) || !self.ready.iter().any(is_refused) {
+            return false;
+        }
+        let (refused, ready) = std::mem::take(&mut self.ready).into_iter().partition::<Vec<_>, _>(is_refused);
+        self.ready = ready.into();
+        refused.into_iter().for_each(|job| self.refuse(job));
+        true
+    }
+
     /// Begins to move the next page; whether there may be another one.
     pub(super) fn begin_next(&mut self) -> bool {
         let Some(mut job) = self.ready.pop_front() else { return false };
-        if !self.breaker.admit(Instant::now()) {
+        if !self.breaker(job.work).admit(Instant::now()) {
             self.refuse(job);
             return true;
         }
@@ -195,7 +209,7 @@ impl Driver {
                 false => self.moved(job, memory.as_ref(), result),
                 true => {
                     if result.is_ok() {
-                        self.breaker.succeeded(); // Late, but the store answers.
+                        self.breaker(job.work).succeeded(); // Late, but the store answers.
                     }
                     self.end(job, None);
                     None
@@ -219,14 +233,14 @@ impl Driver {
                 self.ask(object, Purpose::AfterLoad(job, error));
             }
             (Work::Store { .. }, Ok(())) => {
-                self.breaker.succeeded();
+                self.breakers.stores.succeeded();
                 self.bad.remove(&job.key);
                 count(&self.shared.counts.stored_pages, 1);
                 count(&self.shared.counts.written_bytes, job.bytes as u64);
                 self.end(job, Some(Outcome::Done));
             }
             (Work::Store { .. }, Err(error)) => {
-                self.breaker.failed(Instant::now());
+                self.breakers.store_failed(Instant::now());
                 if job.tries < TRIES {
                     return Some(job);
                 }
@@ -239,7 +253,7 @@ impl Driver {
     }
 
     fn loaded(&mut self, job: Job, memory: Option<&PageMemory>) -> Option<Job> {
-        self.breaker.succeeded();
+        self.breakers.loads.succeeded();
         let object = memory.and_then(PageMemory::contiguous).unwrap_or_default();
         let outcome = match format::verify(object, &job.object) {
             Ok(()) => {
@@ -290,18 +304,24 @@ impl Driver {
             }
             (None, Ok(false)) => self.ready.push_back(job),
             (Some(_), Ok(false)) => {
+                // It was answered: there is nothing to load.
+                self.breakers.loads.succeeded();
                 count(&self.shared.counts.missed_pages, 1);
                 self.end(job, Some(Outcome::Absent));
             }
             // It is there: what failed may have passed.
             (Some(_), Ok(true)) if job.tries < TRIES => self.ready.push_front(job),
             (Some(error), Ok(true)) => {
+                self.breakers.load_failed(Instant::now());
                 job.tries += 1;
                 let message = format!("object {:?} is there and can't be read", job.object);
                 let error = job.error(ErrorKind::Io, message).with_source(error);
                 self.end(job, Some(Outcome::Failed(error)));
             }
-            (_, Err(error)) => {
+            (failed, Err(error)) => {
+                if failed.is_some() {
+                    self.breakers.load_failed(Instant::now());
+                }
                 let message = format!("{} does not answer", self.shared.place());
                 let error = job.error(no_answer(&error), message).with_source(error);
                 self.end(job, Some(Outcome::Failed(error)));
@@ -359,8 +379,12 @@ impl Driver {
             let (place, key) = (job.place, (job.work != Work::Load).then_some(job.key));
             let error = job.error(ErrorKind::Timeout, error);
             count(&self.shared.counts.failed_pages, 1);
+            let work = job.work;
             self.batches.finish(place, Outcome::Failed(error));
-            self.breaker.failed(now);
+            match work {
+                Work::Load => self.breakers.load_failed(now),
+                Work::Store { .. } => self.breakers.store_failed(now),
+            }
             if let Some(chain) = key.and_then(|key| self.stores.get_mut(&key)) {
                 chain.hangs = true;
                 let waiting = std::mem::take(&mut chain.waiting);
