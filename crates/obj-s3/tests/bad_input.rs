@@ -108,10 +108,10 @@ async fn what_goes_wrong_while_it_is_open_is_no_miss() {
 #[tokio::test]
 async fn what_does_not_answer_is_unavailable_and_soon() {
     let begun = Instant::now();
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    // A port that is taken, so that nobody else gets it, and at which nobody listens.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = format!("http://{}", taken.local_addr().unwrap());
     let server = Server::start().await;
     let mut one = config(&[&server]);
     one.endpoints = vec![nobody];

@@ -56,16 +56,16 @@ impl Tiers {
             PageRequest::new(numbered_key(slot as u64), memory)
         };
         let batch = self.tiered.load((0..4).map(request).collect()).await;
-        for (number, outcome) in (0..).zip(&batch.outcomes).filter(|(_, outcome)| outcome.is_done()) {
+        for (number, _) in (0..).zip(&batch.outcomes).filter(|(_, outcome)| outcome.is_done()) {
             let memory = batch.memory[number as usize].as_ref().unwrap();
             Content::new(&numbered_key(number), 1, PAGE).check_page(memory).unwrap().unwrap();
-            assert!(outcome.is_done());
         }
         batch.outcomes
     }
 }
 
-async fn goes_and_comes_back(outage: Outage) {
+/// What was seen.
+async fn goes_and_comes_back(outage: Outage) -> String {
     let mut server = Server::start().await;
     let (port, bucket) = (server.port(), server.bucket.clone());
     let tiers = Tiers::open(&server).await;
@@ -106,16 +106,18 @@ async fn goes_and_comes_back(outage: Outage) {
         assert!(back.elapsed() < SOON, "{outage:?}: it was back for {SOON:?} and not in use");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    println!("{outage:?}: {requests} requests while down, in use again after {:?}", back.elapsed());
+    let after = back.elapsed();
     assert_eq!(tiers.tiered.counts().far_cut_off, 1, "{outage:?}");
     drop(server);
+    format!("{outage:?}: {requests} requests in 3 s while down, in use again after {after:?}")
 }
 
 /// While it is down it is asked about once a second and nobody waits for that; when it is back, its pages soon are.
 #[tokio::test]
 async fn a_store_that_is_back_is_soon_in_use() {
     let outages = [Outage::Closed, Outage::Silent, Outage::Failing, Outage::Empty];
-    futures::future::join_all(outages.map(goes_and_comes_back)).await;
+    let seen = futures::future::join_all(outages.map(goes_and_comes_back)).await;
+    println!("{seen:#?}");
 }
 
 /// Without a tier before it: who asks while it is left alone is refused at once, also when it is time to ask whether it
