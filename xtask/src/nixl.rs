@@ -51,6 +51,11 @@ fn packages() -> PathBuf {
     root().join("target/nixl-1.5.1")
 }
 
+/// The same, where it is there.
+pub(crate) fn installed() -> Option<PathBuf> {
+    Some(packages()).filter(|packages| packages.is_dir())
+}
+
 /// The wheel and the object store, installed if they are not.
 fn install() -> Result<()> {
     if !cfg!(all(target_arch = "x86_64", target_os = "linux")) {

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::object_store::server::{self, Server};
 use crate::venv::{Venv, find_python};
-use crate::{cargo, counted, say};
+use crate::{cargo, counted, nixl, say};
 
 /// What builds the wheel.
 const MATURIN: &str = "maturin==1.16.0";
@@ -30,8 +31,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let tests = tested(&wheel, &arguments.python)?;
     let folder = crate::root().join("crates/hicache-py/tests");
-    let pytest = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"];
-    counted::run(tests.command().args(pytest).arg(folder).args(&arguments.pytest))
+    let mut pytest = tests.command();
+    pytest.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).arg(folder);
+    if let Some(packages) = nixl::installed() {
+        pytest.arg("--nixl").arg(packages);
+    }
+    let directory = tempfile::tempdir()?;
+    // It runs as long as the tests do.
+    let server = server::install()?.map(|program| Server::start(&program, directory.path())).transpose()?;
+    if let Some(server) = &server {
+        pytest.args(["--object-store", &server.endpoint(), "--credentials"]).arg(server.credentials());
+    }
+    counted::run(pytest.args(&arguments.pytest))
 }
 
 /// The stage of the gate.

@@ -25,6 +25,7 @@ mod regions;
 mod store;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
@@ -34,9 +35,23 @@ fn run_command(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
     py.detach(|| hicache_cli::run_to_code(arguments))
 }
 
+/// What the interpreter says of itself, so that NIXL is looked for where it is installed, and helpers are started by it.
+fn this_python(py: Python<'_>) -> PyResult<hicache::Python> {
+    let sys = py.import("sys")?;
+    let entries: Vec<Bound<'_, PyAny>> = sys.getattr("path")?.extract()?;
+    // Whatever else stands there, such as an importer's object, names no directory.
+    let paths = entries.iter().filter_map(|entry| entry.extract::<PathBuf>().ok());
+    let packages = |path: &PathBuf| path.ends_with("site-packages") || path.ends_with("dist-packages");
+    Ok(hicache::Python {
+        executable: sys.getattr("executable")?.extract::<Option<PathBuf>>()?.unwrap_or_default(),
+        site_packages: paths.filter(packages).collect(),
+    })
+}
+
 /// The module `hicache._native`.
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    hicache::loaded_into(this_python(module.py())?);
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<store::Store>()?;
     module.add_function(wrap_pyfunction!(run_command, module)?)?;

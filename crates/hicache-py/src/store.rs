@@ -24,6 +24,7 @@ struct Opened {
     storage: Arc<dyn Storage>,
     backend: &'static str,
     notes: Vec<String>,
+    skipped: Vec<String>,
     memory: Memory,
     /// The process that opened it. In a forked child nothing is touched: not even a lock, which may be held for ever.
     process: u32,
@@ -73,6 +74,7 @@ impl Store {
             storage: opened.storage,
             backend: opened.backend,
             notes: opened.notes,
+            skipped: opened.skipped.iter().map(ToString::to_string).collect(),
             memory: Memory::default(),
             process: std::process::id(),
             lost: AtomicBool::new(false),
@@ -89,6 +91,12 @@ impl Store {
     #[getter]
     fn notes(&self) -> Vec<String> {
         self.0.notes.clone()
+    }
+
+    /// Backends that were passed over, and why.
+    #[getter]
+    fn skipped(&self) -> Vec<String> {
+        self.0.skipped.clone()
     }
 
     /// The namespace as JSON, and its fingerprint.

@@ -1,5 +1,6 @@
 """Host pools without torch, and backends over them."""
 
+import configparser
 import hashlib
 import sys
 import types
@@ -13,6 +14,41 @@ sys.path.insert(0, str(STANDIN))
 
 PAGE = 16
 LAYERS, HEADS, DIM = 3, 2, 64
+
+
+def pytest_addoption(parser):
+    parser.addoption("--nixl", default=None, help="directory of packages with NIXL's wheel")
+    parser.addoption("--object-store", default=None, help="address of an S3 server with the bucket `pages`")
+    parser.addoption("--credentials", default=None, help="AWS credentials file for it")
+
+
+@pytest.fixture
+def nixl(request):
+    """The settings by which NIXL is found. The wheel is not installed beside ours, as on most machines."""
+    packages = request.config.getoption("--nixl")
+    if packages is None:
+        pytest.skip("went without: NIXL, since its wheel is not installed (cargo xtask nixl)")
+    return {"nixl": {"site_packages": packages}}
+
+
+@pytest.fixture
+def object_store(request, tmp_path):
+    """The settings of a bucket on a real server, with a prefix of its own."""
+    address = request.config.getoption("--object-store")
+    if address is None:
+        pytest.skip("went without: SeaweedFS, since it is not installed")
+    credentials = request.config.getoption("--credentials")
+    common = {"bucket": "pages", "prefix": tmp_path.name}
+    keys = configparser.ConfigParser()
+    keys.read(credentials)
+    nixl_keys = {
+        "access_key": keys["default"]["aws_access_key_id"],
+        "secret_key": keys["default"]["aws_secret_access_key"],
+    }
+    return {
+        "obj_s3": {**common, "endpoint": address, "credentials_file": credentials, "load_timeout_ms": 30_000},
+        "nixl_obj": {"bucket": "pages", "prefix": f"nixl-{tmp_path.name}", "endpoint_override": address, **nixl_keys},
+    }
 
 
 class FakePool:

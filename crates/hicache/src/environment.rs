@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
 /// Beginnings of the names of variables that mean something here; others are not even kept.
 const PREFIXES: [&str; 2] = ["HICACHE_", "SGLANG_HICACHE_NIXL_"];
@@ -20,24 +22,47 @@ pub(crate) const OTHERS: [&str; 6] =
 /// assert!(environment.get("HOME").is_none());
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Environment(BTreeMap<String, OsString>);
+pub struct Environment {
+    variables: BTreeMap<String, OsString>,
+    python: Option<Python>,
+}
+
+/// The Python that a process runs, where it runs one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Python {
+    /// The interpreter: with `-m hicache` it is the `hicache` command.
+    pub executable: PathBuf,
+    /// Where it finds packages, the first first.
+    pub site_packages: Vec<PathBuf>,
+}
 
 impl fmt::Debug for Environment {
     /// Names only: values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.variables.keys()).finish()
     }
 }
 
 impl Environment {
     /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.0.get(name).map(OsString::as_os_str)
+        self.variables.get(name).map(OsString::as_os_str)
+    }
+
+    /// The Python that the process runs; `None` where it runs none.
+    pub fn python(&self) -> Option<&Python> {
+        self.python.as_ref()
+    }
+
+    /// The same with a Python.
+    #[must_use]
+    pub fn with_python(self, python: Python) -> Self {
+        Self { python: Some(python), ..self }
     }
 
     /// Names of all variables that begin like one of ours.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.variables.keys().map(String::as_str)
     }
 }
 
@@ -49,7 +74,7 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
                 PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || OTHERS.contains(&name.as_str());
             ours.then(|| (name, value.into()))
         });
-        Self(ours.collect())
+        Self { variables: ours.collect(), python: None }
     }
 }
 
@@ -57,5 +82,13 @@ impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment 
 /// and hands the value on.
 #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn process_environment() -> Environment {
-    std::env::vars_os().collect()
+    Environment { python: RUNNING.get().cloned(), ..std::env::vars_os().collect() }
+}
+
+static RUNNING: OnceLock<Python> = OnceLock::new();
+
+/// Tells [`process_environment`] of the Python that this library was loaded into. The first call stays: a process runs
+/// one.
+pub fn loaded_into(python: Python) {
+    let _ = RUNNING.set(python);
 }

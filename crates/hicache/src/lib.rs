@@ -3,7 +3,7 @@
 //! | module | what is there |
 //! |---|---|
 //! | [`config`] | [`Config`]: values from defaults, a file, the environment and the program, each with its origin |
-//! | [`environment`] | [`Environment`]: variables as a value; [`process_environment`] reads those of the process |
+//! | [`environment`] | [`Environment`]: variables and Python as a value; [`process_environment`] reads those of the process |
 //! | [`registry`] | [`backends`]: the list of backends in this build |
 //! | [`probe`] | [`probe_all`]: which of them work on this machine, and why the others don't |
 //! | [`select`](mod@select) | [`select()`]: the one to use, with reasons for those that were passed over |
@@ -63,7 +63,7 @@ pub mod registry;
 pub mod select;
 
 pub use config::{Config, ConfigBuilder, Explained, Origin, Settings};
-pub use environment::{Environment, process_environment};
+pub use environment::{Environment, Python, loaded_into, process_environment};
 #[cfg(feature = "controller")]
 pub use hicache_controller as controller;
 pub use hicache_core as core;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hicache_core::{Backend, Error, Namespace, Offer, ProbeReport, Result, Storage};
 
-use crate::config::Config;
+use crate::config::{Config, Origin};
 use crate::select::{Skipped, select};
 use crate::{memory, open_engine, registry};
 
@@ -15,10 +15,10 @@ pub struct Opened {
     pub storage: Arc<dyn Storage>,
     /// Name of the backend that was chosen.
     pub backend: &'static str,
-    /// What the operator should know, one line each: backends that were passed over and why, variables that look like
-    /// a slip of the pen. To be logged once.
+    /// What the operator should know, one line each: backends that were passed over and why (of NIXL's only where the
+    /// order was given), variables that look like a slip of the pen. To be logged once.
     pub notes: Vec<String>,
-    /// Backends that were passed over.
+    /// All backends that were passed over.
     pub skipped: Vec<Skipped>,
     /// Every probe that was run.
     pub reports: Vec<ProbeReport>,
@@ -55,6 +55,9 @@ pub async fn open_with(config: &Config, backends: Vec<Box<dyn Backend>>) -> Resu
         Offer::Storage => selected.backend.open_storage(&namespace).await?,
     };
     let mut notes = config.warnings().to_vec();
-    notes.extend(selected.skipped.iter().map(Skipped::to_string));
+    // NIXL's plugins stand in the default order for those who have them: that one is missing is nothing to mend.
+    let ordered = config.origin("order") != Origin::Default;
+    let noted = |skipped: &&Skipped| ordered || !registry::is_of_nixl(&skipped.backend);
+    notes.extend(selected.skipped.iter().filter(noted).map(Skipped::to_string));
     Ok(Opened { storage, backend, notes, skipped: selected.skipped, reports: selected.reports })
 }

@@ -16,7 +16,7 @@ pub(crate) fn backends(settings: &Settings) -> [Box<dyn Backend>; 2] {
         config: UringConfig {
             io,
             depth: settings.posix_uring.depth,
-            rings: settings.posix_uring.rings as usize,
+            rings: settings.posix_uring.rings.map_or(rings(io), |rings| rings as usize),
             register_buffers: settings.posix_uring.register_buffers,
             registered_files: settings.posix_uring.registered_files,
             huge_pages: settings.posix_uring.huge_pages,
@@ -32,6 +32,12 @@ pub(crate) fn backends(settings: &Settings) -> [Box<dyn Backend>; 2] {
     [Box::new(uring), Box::new(pread)]
 }
 
+/// What the page cache holds is copied by the thread of a ring, and one thread has not all of the memory's bandwidth.
+/// Direct I/O leaves that thread idle.
+fn rings(io: IoMode) -> usize {
+    if io == IoMode::Buffered { 2 } else { 1 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +49,10 @@ mod tests {
         let config = Config::builder().build().unwrap();
         let [uring, pread] = backends(config.settings());
         assert_eq!(format!("{uring:?}"), format!("{:?}", UringBackend::default()));
+        let buffered = Config::builder().set("io", "buffered").build().unwrap();
+        let copying = UringConfig { io: IoMode::Buffered, rings: 2, ..UringConfig::default() };
+        let [uring, _] = backends(buffered.settings());
+        assert_eq!(format!("{uring:?}"), format!("{:?}", UringBackend { config: copying }));
         assert_eq!(format!("{pread:?}"), format!("{:?}", PreadBackend::default()));
         assert_eq!((uring.name(), pread.name()), (hicache_posix_uring::URING, hicache_posix_uring::PREAD));
     }

@@ -100,6 +100,11 @@ pub fn backends(config: &Config) -> Vec<Box<dyn Backend>> {
     lists.into_iter().flatten().collect()
 }
 
+/// Whether this is the name of a backend that stands on NIXL.
+pub(crate) fn is_of_nixl(backend: &str) -> bool {
+    NIXL.iter().any(|plugin| plugin.backend == backend)
+}
+
 /// Names of the backends in this build.
 pub(crate) fn built_names() -> Vec<&'static str> {
     KNOWN.iter().filter(|known| known.built).map(|known| known.name).collect()

@@ -57,7 +57,7 @@ fn each_layer_is_over_the_one_before() {
     assert_eq!(config.origin("io_timeout_ms"), Origin::File(file.clone()));
     assert_eq!(settings.posix_uring.depth, 1);
     assert_eq!(config.origin("posix_uring.depth"), Origin::File(file));
-    assert_eq!(settings.posix_uring.rings, 1);
+    assert_eq!(settings.posix_uring.rings, None);
     assert_eq!(config.origin("posix_uring.rings"), Origin::Default);
     assert_eq!(settings.segment_bytes, 2 << 20);
     assert_eq!(config.origin("segment_bytes"), variable("HICACHE_SEGMENT_BYTES"));

@@ -70,6 +70,12 @@ async fn auto_skips_what_fails_and_lists_it_and_a_named_one_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let opened = hicache::open(&with(&packages, directory.path()).build().unwrap()).await.unwrap();
     assert_eq!(opened.backend, "nixl:POSIX");
+    // It is listed, and nobody who did not ask for it is bothered.
+    assert!(opened.skipped[0].to_string().starts_with("nixl:3FS was skipped: "), "{:?}", opened.skipped);
+    assert!(opened.notes.is_empty(), "{:?}", opened.notes);
+    opened.storage.close().await.unwrap();
+    let ordered = with(&packages, directory.path()).set("order", "nixl:3FS,nixl:POSIX").build().unwrap();
+    let opened = hicache::open(&ordered).await.unwrap();
     assert!(opened.notes.iter().any(|note| note.starts_with("nixl:3FS was skipped: ")), "{:?}", opened.notes);
     opened.storage.close().await.unwrap();
     for (name, words) in [("nixl:3fs", "libplugin_HF3FS.so"), ("nixl:OBJ", "AWS_DEFAULT_BUCKET")] {

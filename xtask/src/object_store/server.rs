@@ -144,14 +144,23 @@ impl Server {
         }
     }
 
+    /// Where it listens.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[3])
+    }
+
+    /// The file with its keys.
+    pub(crate) fn credentials(&self) -> PathBuf {
+        self.directory.join("credentials")
+    }
+
     /// What `hicache` must be told of it.
     pub(crate) fn settings(&self, prefix: &str) -> Vec<String> {
-        let credentials = self.directory.join("credentials");
         let fields = [
             ("bucket", BUCKET.to_owned()),
             ("prefix", prefix.to_owned()),
-            ("endpoint", format!("http://127.0.0.1:{}", self.ports[3])),
-            ("credentials_file", credentials.display().to_string()),
+            ("endpoint", self.endpoint()),
+            ("credentials_file", self.credentials().display().to_string()),
             // It shares the machine with those that ask it, and is not what is measured.
             ("stall_timeout_ms", "10000".to_owned()),
             ("load_timeout_ms", "30000".to_owned()),

@@ -12,6 +12,7 @@ class Batch:
 class Store:
     backend: str
     notes: List[str]
+    skipped: List[str]
     @staticmethod
     def open(settings: str, namespace: Optional[str] = None, revision: Optional[str] = None) -> Store: ...
     def namespace(self) -> Optional[Tuple[str, str]]: ...

@@ -21,7 +21,8 @@ _NIXL_PLUGINS = ("GDS_MT", "GDS", "3FS", "POSIX", "OBJ")
 class HiCacheNixl:
     """Keeps tensors under text keys in a directory.
 
-    ``file_plugin`` is ``auto`` or a backend of this build (``posix-uring``, ``posix-pread``, ``memory``). Bad arguments
+    ``file_plugin`` is ``auto``, a plugin of NIXL (``GDS_MT``, ``GDS``, ``3FS``, ``POSIX``, ``OBJ``; with NIXL's wheel
+    beside this package) or another backend (``posix-uring``, ``posix-pread``, ``memory``, ``obj-s3``). Bad arguments
     raise ``ValueError`` or ``TypeError``; what fails on the way is ``None`` or ``False`` and a log line.
 
     Any dtype and shape will do. A tensor must be contiguous and in host memory. A key keeps bytes, neither dtype nor
@@ -30,12 +31,8 @@ class HiCacheNixl:
 
     def __init__(self, file_path: str = "/tmp/hicache_nixl", file_plugin: str = "auto", **settings: Any) -> None:
         plugin = next((name for name in _NIXL_PLUGINS if name.lower() == file_plugin.lower()), None)
-        if plugin is not None:
-            raise NotImplementedError(
-                f"file_plugin = {file_plugin!r} needs the NIXL backend with its plugin {plugin}, which this build does "
-                "not have; take 'auto', 'posix-uring' or 'posix-pread', which need no NIXL"
-            )
-        table = {"storage_dir": [str(file_path)], "backend": file_plugin, **settings}
+        backend = file_plugin if plugin is None else f"nixl:{plugin}"
+        table = {"storage_dir": [str(file_path)], "backend": backend, **settings}
         described = {"model": "hicache.HiCacheNixl"}
         self._reports = Reports(logger)
         store = _native.Store.open(json.dumps(table), json.dumps(described))

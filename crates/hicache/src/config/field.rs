@@ -118,10 +118,15 @@ static FIELDS: [Field; 96] = [
         Kind::Words,
         "",
         "The command that probes what may hang, in a process of its own: `hicache`, or `python -m hicache`. Not set for \
-         `hicache` on PATH.",
+         the latter under Python, else for `hicache` on PATH.",
     ),
     field("posix_uring.depth", Kind::Count(1, 4096), "64", "Operations that a ring keeps in flight."),
-    field("posix_uring.rings", Kind::Count(1, 64), "1", "Rings, each with a thread of its own."),
+    field(
+        "posix_uring.rings",
+        Kind::Count(1, 64),
+        "",
+        "Rings, each with a thread of its own. Not set for 1, and for 2 with `io = buffered`, where that thread copies.",
+    ),
     field(
         "posix_uring.register_buffers",
         Kind::Flag,
@@ -261,8 +266,8 @@ static FIELDS: [Field; 96] = [
         "nixl.site_packages",
         Kind::Directories,
         "",
-        "Where the wheel is looked for. Not set for those of the active Python: VIRTUAL_ENV, CONDA_PREFIX, `python3` \
-         on PATH.",
+        "Where the wheel is looked for. Not set for those of the Python that this runs in, or else of the active one: \
+         VIRTUAL_ENV, CONDA_PREFIX, `python3` on PATH.",
     ),
     field(
         "nixl.threads",

@@ -45,7 +45,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, Python};
 
 pub use builder::ConfigBuilder;
 pub use docs::docs;
@@ -149,6 +149,12 @@ impl Config {
     #[cfg_attr(not(feature = "nixl"), allow(dead_code, reason = "only NIXL is looked for by variables"))]
     pub(crate) fn variable(&self, name: &str) -> Option<&OsStr> {
         self.environment.get(name).filter(|value| !value.is_empty())
+    }
+
+    /// The Python that the process runs.
+    #[cfg_attr(not(feature = "nixl"), allow(dead_code, reason = "only NIXL is looked for in it"))]
+    pub(crate) fn python(&self) -> Option<&Python> {
+        self.environment.python()
     }
 
     /// What is allowed and yet looks like a mistake: a variable that is nearly the name of a field's.

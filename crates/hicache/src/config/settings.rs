@@ -100,8 +100,8 @@ pub enum Durability {
 pub struct PosixUring {
     /// Operations in flight a ring.
     pub depth: u32,
-    /// Rings, each with a thread.
-    pub rings: u32,
+    /// Rings, each with a thread; `None` for what the kind of I/O needs.
+    pub rings: Option<u32>,
     /// Whether memory is registered with the kernel.
     pub register_buffers: bool,
     /// Files that are registered with the kernel.

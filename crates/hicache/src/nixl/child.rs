@@ -80,6 +80,12 @@ fn helper(config: &Config) -> Result<Command> {
         command.args(arguments);
         return Ok(command);
     }
+    // A program that embeds Python may have no interpreter.
+    if let Some(python) = config.python().filter(|python| python.executable.is_absolute()) {
+        let mut command = Command::new(&python.executable);
+        command.args(["-m", "hicache"]);
+        return Ok(command);
+    }
     let path = config.variable("PATH").unwrap_or_default();
     let found =
         std::env::split_paths(path).map(|directory| directory.join("hicache")).find(|file| file.is_file());
@@ -152,6 +158,7 @@ fn read(text: &str, name: &str, checks: &mut Vec<Check>) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::{Environment, Python};
 
     fn script(text: &str) -> Child {
         let mut command = Command::new("sh");
@@ -197,5 +204,10 @@ mod tests {
         let config =
             Config::builder().set("probe_helper", serde_json::json!(["python3", "-m", "hicache"])).build();
         assert_eq!(helper(&config.unwrap()).unwrap().get_args().count(), 2);
+        let python = Python { executable: "/opt/python".into(), site_packages: Vec::new() };
+        let environment = Environment::default().with_python(python);
+        let helper = helper(&Config::builder().environment(&environment).build().unwrap()).unwrap();
+        assert_eq!(helper.get_program(), "/opt/python");
+        assert!(helper.get_args().eq(["-m", "hicache"]));
     }
 }

@@ -20,8 +20,11 @@ pub(super) fn place(config: &Config) -> NixlPlace {
     NixlPlace { search, plugin_directory: variable("NIXL_PLUGIN_DIR") }
 }
 
-/// Site-packages of the Python that a shell with these variables would start.
+/// Site-packages of the Python that this process runs, or else of the one that a shell with these variables would start.
 fn active_python(config: &Config) -> Vec<PathBuf> {
+    if let Some(python) = config.python() {
+        return python.site_packages.clone();
+    }
     let named = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(|name| config.variable(name));
     let path = config.variable("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(path).find(|directory| directory.join("python3").is_file());
@@ -75,7 +78,7 @@ fn cuda_major(driver: &Path) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::Environment;
+    use crate::environment::{Environment, Python};
 
     #[test]
     fn the_active_python_is_looked_at_first() {
@@ -101,8 +104,12 @@ mod tests {
         assert_eq!(found.search.site_packages, [new, old, system]);
         assert_eq!(found.search.library_folder.as_deref(), Some(Path::new("/opt/nixl/lib")));
         assert_eq!(found.plugin_directory.as_deref(), Some(Path::new("/opt/nixl/plugins")));
+        let python = Python { executable: "/bin/python".into(), site_packages: vec!["/own".into()] };
+        let inside = variables.clone().with_python(python);
+        let config = Config::builder().environment(&inside).build().unwrap();
+        assert_eq!(place(&config).search.site_packages, [Path::new("/own")]);
         let given =
-            Config::builder().environment(&variables).set("nixl.site_packages", "/s,/t").build().unwrap();
+            Config::builder().environment(&inside).set("nixl.site_packages", "/s,/t").build().unwrap();
         assert_eq!(place(&given).search.site_packages, [Path::new("/s"), Path::new("/t")]);
         assert!(config.warnings().is_empty(), "{:?}", config.warnings());
     }

@@ -81,6 +81,8 @@ class HiCacheRust(TensorMethods, SidePools, HiCacheStorage):
         )
         for note in self._store.notes:
             logger.warning("%s", note)
+        for passed_over in self._store.skipped:
+            logger.debug("%s", passed_over)
         self._reports.pass_on()
 
     def _register(self, pool: Pool) -> None:
