@@ -1,7 +1,7 @@
 //! The backend of `hicache-obj-s3` with its part of the configuration.
 
 use hicache_core::Backend;
-use hicache_obj_s3::{Access, Encryption, ReadPath, S3Backend, S3Config};
+use hicache_obj_s3::{Access, Encryption, RequestPath, S3Backend, S3Config};
 
 use crate::config::{Role, Settings};
 
@@ -41,7 +41,7 @@ pub(crate) fn config(settings: &Settings) -> Option<S3Config> {
         known_keys: s3.known_keys,
         present_age_ms: s3.present_age_ms,
         absent_age_ms: s3.absent_age_ms,
-        reads: if s3.reads == "sdk" { ReadPath::Sdk } else { ReadPath::Lean },
+        requests: if s3.requests == "sdk" { RequestPath::Sdk } else { RequestPath::Lean },
         threads: s3.threads,
     })
 }
@@ -58,8 +58,8 @@ mod tests {
         // Its debug form leaves out what may hold secrets, so fields are compared.
         assert_eq!(format!("{ours:?}"), format!("{own:?}"));
         assert_eq!(
-            (ours.path_style, ours.store_checksum, ours.reads),
-            (own.path_style, own.store_checksum, own.reads)
+            (ours.path_style, ours.store_checksum, ours.requests),
+            (own.path_style, own.store_checksum, own.requests)
         );
         assert_eq!((ours.unsigned_payload, &ours.encryption), (own.unsigned_payload, &own.encryption));
         let numbers = |c: &S3Config| {

@@ -184,7 +184,7 @@ fn every_field_has_a_variable() {
         ("obj_s3.known_keys", "5", json!(5)),
         ("obj_s3.present_age_ms", "6", json!(6)),
         ("obj_s3.absent_age_ms", "0", json!(0)),
-        ("obj_s3.reads", "sdk", json!("sdk")),
+        ("obj_s3.requests", "sdk", json!("sdk")),
         ("obj_s3.threads", "7", json!(7)),
         ("nixl.library", "/opt/lib.so", json!("/opt/lib.so")),
         ("nixl.site_packages", "/a,/b", json!(["/a", "/b"])),

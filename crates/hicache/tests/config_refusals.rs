@@ -88,7 +88,7 @@ fn bad_values() {
         ("obj_s3.store_checksum", json!("x"), "must be true or false"),
         ("obj_s3.unsigned_payload", json!("maybe"), "must be one of auto, true, false"),
         ("obj_s3.encryption", json!("rot13"), "must be one of bucket, store, kms"),
-        ("obj_s3.reads", json!("fast"), "must be one of lean, sdk"),
+        ("obj_s3.requests", json!("fast"), "must be one of lean, sdk"),
         ("obj_s3.load_timeout_ms", json!(0), "must be a whole number from 1"),
         ("obj_s3.store_timeout_ms", json!(0), "must be a whole number from 1"),
         ("obj_s3.stall_timeout_ms", json!(0), "must be a whole number from 1"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::breaker::Pass;
-use crate::credentials::Generation;
+use crate::breaker::{Admission, Pass};
+use crate::credentials::{Generation, RENEWAL_LIMIT};
 use crate::endpoint::Endpoint;
 use crate::fault::{Fault, FaultKind};
 use crate::limiter::Permit;
@@ -20,6 +20,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct Endpoints {
     all: Vec<Arc<Endpoint>>,
     turn: AtomicUsize,
+    question: Question,
+}
+
+/// What an endpoint is asked that was left alone.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    /// A small object; an answer that it is not there will do as well.
+    pub(crate) object: String,
+    /// How long it may say nothing.
+    pub(crate) limit: Duration,
 }
 
 /// One request and its tries.
@@ -47,8 +57,8 @@ pub(crate) struct Try {
 }
 
 impl Endpoints {
-    pub(crate) fn new(all: Vec<Arc<Endpoint>>) -> Self {
-        Self { all, turn: AtomicUsize::new(0) }
+    pub(crate) fn new(all: Vec<Arc<Endpoint>>, question: Question) -> Self {
+        Self { all, turn: AtomicUsize::new(0), question }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
@@ -62,6 +72,9 @@ impl Endpoints {
 
     /// The one with the least to do that is not left alone, and if possible another one than the last.
     fn pick(&self, last: Option<&Arc<Endpoint>>) -> Option<(Arc<Endpoint>, Pass)> {
+        if let [only] = &self.all[..] {
+            return self.admit(only);
+        }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut order: Vec<&Arc<Endpoint>> =
             (0..self.all.len()).map(|i| &self.all[(turn + i) % self.all.len()]).collect();
@@ -69,8 +82,49 @@ impl Endpoints {
             let again = last.is_some_and(|last| Arc::ptr_eq(last, endpoint));
             (again, endpoint.under_way.load(Ordering::Relaxed))
         });
-        order.into_iter().find_map(|endpoint| Some((Arc::clone(endpoint), endpoint.breaker.admit()?)))
+        order.into_iter().find_map(|endpoint| self.admit(endpoint))
     }
+
+    /// Whether a request may go to the endpoint. One that is left alone is asked behind it, when it is time.
+    fn admit(&self, endpoint: &Arc<Endpoint>) -> Option<(Arc<Endpoint>, Pass)> {
+        match endpoint.breaker.admit() {
+            Admission::Request(pass) => Some((Arc::clone(endpoint), pass)),
+            Admission::Question(pass) => {
+                tokio::spawn(ask(Arc::clone(endpoint), pass, self.question.clone()));
+                None
+            }
+            Admission::Nothing => None,
+        }
+    }
+}
+
+/// Asks an endpoint that was left alone. What comes of it, its breaker hears.
+async fn ask(endpoint: Arc<Endpoint>, pass: Pass, question: Question) {
+    // Renewing credentials has a limit of its own.
+    let deadline = Instant::now() + RENEWAL_LIMIT + question.limit;
+    let Ok(attempt) = turn(endpoint, pass, deadline).await else { return };
+    match attempt.within(question.limit, attempt.endpoint.small(&question.object)).await {
+        Ok(_) => attempt.succeeded(),
+        Err(fault) => {
+            let renews = attempt.renews(&fault);
+            attempt.failed(&fault, renews);
+        }
+    }
+}
+
+/// Waits until it is the request's turn. The fault if that can't be; none if the deadline came first.
+async fn turn(endpoint: Arc<Endpoint>, pass: Pass, deadline: Instant) -> Result<Try, Option<Fault>> {
+    endpoint.under_way.fetch_add(1, Ordering::Relaxed);
+    let waiting = Waiting { endpoint: Arc::clone(&endpoint), pass, over: false };
+    // Getting credentials may take longer than an endpoint has for its answer, and is no fault of its.
+    let turn = async {
+        let generation = endpoint.credentials_ready().await?;
+        Ok::<_, Fault>((generation, endpoint.limiter.acquire().await))
+    };
+    let Ok(turn) = timeout_at(deadline, turn).await else { return Err(None) };
+    let (generation, permit) = turn.map_err(Some)?;
+    waiting.over();
+    Ok(Try { endpoint, deadline, generation, pass, decided: false, permit })
 }
 
 impl Attempts<'_> {
@@ -90,34 +144,34 @@ impl Attempts<'_> {
                 sleep(pause).await;
             }
         }
+        // What is late is not begun: ending it would cost a connection.
+        if Instant::now() >= self.deadline {
+            return Err(self.over());
+        }
         self.tries += 1;
-        let last = self.last.as_ref().map(|(endpoint, _)| endpoint);
-        let Some((endpoint, pass)) = self.endpoints.pick(last) else {
-            // Why they are left alone is worth more than that they are.
-            return Err(self
-                .last
-                .take()
-                .map_or_else(|| Fault::new(FaultKind::Refused, ""), |(_, fault)| fault));
-        };
-        endpoint.under_way.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting { endpoint: Arc::clone(&endpoint), pass, over: false };
-        // Getting credentials may take longer than an endpoint has for its answer, and is no fault of its.
-        let turn = async {
-            let generation = endpoint.credentials_ready().await?;
-            Ok::<_, Fault>((generation, endpoint.limiter.acquire().await))
-        };
-        let Ok(turn) = timeout_at(self.deadline, turn).await else { return Err(self.over()) };
-        let (generation, permit) = turn?;
-        waiting.over();
-        let deadline = self.deadline;
-        Ok(Try { endpoint, deadline, generation, pass, decided: false, permit })
+        loop {
+            let last = self.last.as_ref().map(|(endpoint, _)| endpoint);
+            let Some((endpoint, pass)) = self.endpoints.pick(last) else {
+                // Why they are left alone is worth more than that they are.
+                return Err(self
+                    .last
+                    .take()
+                    .map_or_else(|| Fault::new(FaultKind::Refused, ""), |(_, fault)| fault));
+            };
+            let attempt = turn(endpoint, pass, self.deadline).await;
+            let attempt = attempt.map_err(|fault| fault.unwrap_or_else(|| self.over()))?;
+            // It may have failed others while this one waited for its turn.
+            if !attempt.endpoint.breaker.is_open() {
+                return Ok(attempt);
+            }
+        }
     }
 
     /// Takes note of a failed try; the fault again where another one would not help.
     pub(crate) fn failed(&mut self, attempt: Try, fault: Fault) -> Result<(), Fault> {
         let renews = fault.kind == FaultKind::Denied
             && !std::mem::replace(&mut self.renewed, true)
-            && attempt.endpoint.forget_credentials(attempt.generation);
+            && attempt.renews(&fault);
         let endpoint = attempt.failed(&fault, renews);
         // New credentials, or the other endpoint, may help.
         let again = renews || fault.may_pass() || (fault.blames_endpoint() && self.endpoints.all.len() > 1);
@@ -182,9 +236,20 @@ impl Try {
 
     /// The endpoint did as it should, whatever was there.
     pub(crate) fn succeeded(mut self) {
-        self.decided = true;
-        self.endpoint.breaker.succeeded();
+        self.well();
         self.endpoint.limiter.good();
+    }
+
+    fn well(&mut self) {
+        self.decided = true;
+        if self.endpoint.breaker.succeeded() {
+            tracing::info!("an endpoint that was left alone is well again");
+        }
+    }
+
+    /// Whether the fault is one of credentials that have ended, and there may be others.
+    fn renews(&self, fault: &Fault) -> bool {
+        fault.kind == FaultKind::Denied && self.endpoint.forget_credentials(self.generation)
     }
 
     fn failed(mut self, fault: &Fault, renews: bool) -> Arc<Endpoint> {
@@ -195,20 +260,17 @@ impl Try {
         match fault.kind {
             // The credentials have ended, and not the endpoint.
             FaultKind::Denied if renews => {}
-            FaultKind::Throttled => {
-                self.decided = true;
-                endpoint.breaker.succeeded();
-            }
+            FaultKind::Throttled => self.well(),
             _ if fault.blames_endpoint() => {
                 self.decided = true;
                 if endpoint.breaker.failed(self.pass) {
+                    endpoint.forget_connections();
                     tracing::warn!(kind = ?fault.kind, code = fault.code, reason = fault.message, "an endpoint is left alone for a while");
                 }
             }
             // It answered, and well.
             FaultKind::Missing | FaultKind::Exists | FaultKind::Conflict => {
-                self.decided = true;
-                endpoint.breaker.succeeded();
+                self.well();
                 endpoint.limiter.good();
             }
             _ => {}

@@ -4,13 +4,11 @@
 //! of somebody else is copied as it is sent: he can't wait for a connection that a peer keeps from ending.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 use hicache_core::PageMemory;
 use hicache_core::hashing::to_hex;
@@ -81,11 +79,11 @@ impl Lent {
     }
 
     /// A body of all its bytes, for one try.
-    pub(crate) fn body(&self) -> SdkBody {
+    pub(crate) fn body(&self) -> PageBody {
         self.moved.moves();
         match &self.page {
             Page::Own { loan, .. } => self.parts(loan.pieces()),
-            Page::Foreign(memory) => SdkBody::from_body_1_x(Copied {
+            Page::Foreign(memory) => PageBody::Copied(Copied {
                 memory: Arc::clone(memory),
                 at: 0,
                 bytes: self.bytes,
@@ -111,7 +109,7 @@ impl Lent {
         sum.as_deref()
     }
 
-    fn parts(&self, pieces: impl IntoIterator<Item = Bytes>) -> SdkBody {
+    fn parts(&self, pieces: impl IntoIterator<Item = Bytes>) -> PageBody {
         let mut parts = VecDeque::new();
         for mut piece in pieces {
             while piece.len() > PART_BYTES {
@@ -119,7 +117,7 @@ impl Lent {
             }
             parts.push_back(piece);
         }
-        SdkBody::from_body_1_x(Parts { parts, moved: self.moved.clone() })
+        PageBody::Parts(Parts { parts, moved: self.moved.clone() })
     }
 
     /// When the last part of a body was asked for, or the last body.
@@ -177,35 +175,22 @@ impl AsRef<[u8]> for LentPiece {
     }
 }
 
+/// The body of a request.
+pub(crate) enum PageBody {
+    /// None at all.
+    Nothing,
+    Parts(Parts),
+    Copied(Copied),
+}
+
 /// A body of several parts.
-struct Parts {
+pub(crate) struct Parts {
     parts: VecDeque<Bytes>,
     moved: Moved,
 }
 
-impl Body for Parts {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.moved.moves();
-        Poll::Ready(self.parts.pop_front().map(|bytes| Ok(Frame::data(bytes))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.parts.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.parts.iter().map(|bytes| bytes.len() as u64).sum())
-    }
-}
-
 /// A body that is copied as it is asked for, for as long as the memory is lent.
-struct Copied {
+pub(crate) struct Copied {
     memory: Arc<Mutex<Option<PageMemory>>>,
     at: usize,
     bytes: usize,
@@ -214,7 +199,7 @@ struct Copied {
 
 /// Why a body ends early.
 #[derive(Debug)]
-struct Over;
+pub(crate) struct Over;
 
 impl std::fmt::Display for Over {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -224,26 +209,50 @@ impl std::fmt::Display for Over {
 
 impl std::error::Error for Over {}
 
-impl Body for Copied {
+impl Body for PageBody {
     type Data = Bytes;
     type Error = Over;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Over>>> {
-        self.moved.moves();
-        if self.at == self.bytes {
-            return Poll::Ready(None);
-        }
-        let part = copy_part(&self.memory, self.at, COPIED_PART_BYTES.min(self.bytes - self.at));
-        self.at += part.as_ref().map_or(0, Bytes::len);
-        Poll::Ready(Some(part.map(Frame::data).ok_or(Over)))
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Over>>> {
+        Poll::Ready(match self.get_mut() {
+            Self::Nothing => None,
+            Self::Parts(body) => {
+                body.moved.moves();
+                body.parts.pop_front().map(|bytes| Ok(Frame::data(bytes)))
+            }
+            Self::Copied(body) => {
+                body.moved.moves();
+                body.next().map(|part| part.map(Frame::data).ok_or(Over))
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.at == self.bytes
+        match self {
+            Self::Nothing => true,
+            Self::Parts(body) => body.parts.is_empty(),
+            Self::Copied(body) => body.at == body.bytes,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact((self.bytes - self.at) as u64)
+        SizeHint::with_exact(match self {
+            Self::Nothing => 0,
+            Self::Parts(body) => body.parts.iter().map(|bytes| bytes.len() as u64).sum(),
+            Self::Copied(body) => (body.bytes - body.at) as u64,
+        })
+    }
+}
+
+impl Copied {
+    /// The next part; nothing in it when the page is lent no more.
+    fn next(&mut self) -> Option<Option<Bytes>> {
+        if self.at == self.bytes {
+            return None;
+        }
+        let part = copy_part(&self.memory, self.at, COPIED_PART_BYTES.min(self.bytes - self.at));
+        self.at += part.as_ref().map_or(0, Bytes::len);
+        Some(part)
     }
 }
 
@@ -275,7 +284,7 @@ mod tests {
         MemoryStorage::new().register(&Region::allocate(4, 1 << 20).unwrap()).unwrap()
     }
 
-    async fn bytes_of(body: SdkBody) -> Result<Vec<u8>, String> {
+    async fn bytes_of(body: PageBody) -> Result<Vec<u8>, String> {
         body.collect().await.map(|body| body.to_bytes().to_vec()).map_err(|error| error.to_string())
     }
 

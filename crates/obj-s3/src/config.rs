@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hicache_core::{Error, Result};
 
@@ -56,10 +57,11 @@ pub enum Encryption {
     Kms(Option<String>),
 }
 
-/// Which code sends GET and HEAD.
+/// Which code sends requests for pages: GET, HEAD and PUT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReadPath {
-    /// Requests that are signed and sent by ourselves, without the SDK's layers: less CPU a page.
+pub enum RequestPath {
+    /// Ours, without the SDK's layers: less CPU a page. Not through a proxy, nor where AWS has other addresses than
+    /// `s3.<region>.amazonaws.com`: there it is the SDK's.
     #[default]
     Lean,
     /// The SDK.
@@ -111,8 +113,8 @@ pub struct S3Config {
     pub present_age_ms: u64,
     /// How long a page counts as missing without being asked for again, in milliseconds.
     pub absent_age_ms: u64,
-    /// Which code sends GET and HEAD.
-    pub reads: ReadPath,
+    /// Which code sends requests for pages.
+    pub requests: RequestPath,
     /// Threads that send and receive.
     pub threads: usize,
 }
@@ -153,7 +155,7 @@ impl S3Config {
             known_keys: 262_144,
             present_age_ms: 60_000,
             absent_age_ms: 1_000,
-            reads: ReadPath::Lean,
+            requests: RequestPath::Lean,
             threads: 2,
         }
     }
@@ -221,6 +223,12 @@ impl S3Config {
             Some((field, _)) => refuse(field, "0", "must be at least 1"),
             None => Ok(()),
         }
+    }
+
+    /// How long a store may say nothing. Where a load has hardly more time than that, half of it: else an endpoint that
+    /// never says anything would never be told from a deadline that was short.
+    pub(crate) fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout_ms.min(self.load_timeout_ms.div_ceil(2)))
     }
 
     /// Whether signatures cover the bytes of pages sent to `endpoint`.

@@ -1,6 +1,5 @@
 //! One endpoint: its connections, its limits, and the requests that are made of it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
@@ -23,22 +22,26 @@ use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::byte_stream::ByteStream;
 use aws_smithy_types::config_bag::ConfigBag;
 use hicache_core::Result;
-use hicache_core::hashing::to_hex;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http_body_util::{BodyExt, Limited};
 
+use crate::answer::Body;
 use crate::body::Lent;
 use crate::breaker::Breaker;
-use crate::config::{Encryption, ReadPath, S3Config};
+use crate::config::{Encryption, RequestPath, S3Config};
 use crate::connect::{client, connector};
 use crate::credentials::{CachedCredentials, Generation, credentials};
 use crate::fault::{Fault, FaultKind};
 use crate::lean::Lean;
 use crate::limiter::Limiter;
+use crate::metadata::{Described, PageMetadata};
 
-/// Metadata of a page's object.
-const CHECKSUM: &str = "hicache-crc64nvme";
-const BYTES: &str = "hicache-bytes";
-const NAMESPACE: &str = "hicache-namespace";
-const NAME: &str = "hicache-name";
+/// No manifest is longer.
+const MOST_SMALL_BYTES: usize = 1 << 20;
+
+static CHECKSUM: HeaderName = HeaderName::from_static("x-amz-checksum-crc64nvme");
+static ENCRYPTION: HeaderName = HeaderName::from_static("x-amz-server-side-encryption");
+static KMS_KEY: HeaderName = HeaderName::from_static("x-amz-server-side-encryption-aws-kms-key-id");
 
 /// One endpoint.
 #[derive(Debug)]
@@ -56,53 +59,6 @@ pub(crate) struct Endpoint {
     pub(crate) under_way: AtomicUsize,
 }
 
-/// What an object says of itself beside its bytes.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Described {
-    /// Length of the body, as the store announces it.
-    pub(crate) length: Option<u64>,
-    /// What our metadata says; `None` for an object that is not ours.
-    pub(crate) page: Option<PageMetadata>,
-}
-
-/// What our metadata says of a page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PageMetadata {
-    pub(crate) bytes: u64,
-    pub(crate) checksum: u64,
-    pub(crate) namespace: String,
-    /// The text that it was stored under.
-    pub(crate) name: Option<String>,
-}
-
-impl PageMetadata {
-    fn read<'a>(get: impl Fn(&'static str) -> Option<&'a str>) -> Option<Self> {
-        let name = get(NAME).and_then(|name| {
-            let pairs = name.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).ok());
-            let bytes: Option<Vec<u8>> = pairs.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
-            String::from_utf8(bytes?).ok()
-        });
-        Some(Self {
-            bytes: get(BYTES)?.parse().ok()?,
-            checksum: u64::from_str_radix(get(CHECKSUM)?, 16).ok()?,
-            namespace: get(NAMESPACE)?.to_owned(),
-            name,
-        })
-    }
-
-    fn write(&self) -> HashMap<String, String> {
-        let mut metadata = HashMap::from([
-            (BYTES.to_owned(), self.bytes.to_string()),
-            (CHECKSUM.to_owned(), format!("{:016x}", self.checksum)),
-            (NAMESPACE.to_owned(), self.namespace.clone()),
-        ]);
-        if let Some(name) = &self.name {
-            metadata.insert(NAME.to_owned(), to_hex(name.as_bytes()));
-        }
-        metadata
-    }
-}
-
 /// One part of a listing.
 #[derive(Debug, Default)]
 pub(crate) struct Part {
@@ -116,8 +72,7 @@ pub(crate) struct Part {
 impl Endpoint {
     /// One endpoint at `address`; `None` for AWS itself. Opens no connection.
     pub(crate) fn new(config: &S3Config, address: Option<&str>, region: &str) -> Result<Self> {
-        let connector = connector(config)?;
-        let http_client = client(connector.clone());
+        let http_client = client(connector(config)?);
         let credentials = credentials(&config.access, region, &http_client);
         let mut sdk = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -139,10 +94,11 @@ impl Endpoint {
         if let Some(address) = address {
             sdk = sdk.endpoint_url(address);
         }
-        let base = base(config, address, region);
-        let is_lean = config.reads == ReadPath::Lean && (address.is_some() || knows_address(region));
+        let is_lean = config.requests == RequestPath::Lean
+            && config.proxy.is_none()
+            && (address.is_some() || knows_address(region));
         let lean = match is_lean {
-            true => Some(Lean::new(connector, credentials.clone(), region, base)?),
+            true => Some(Lean::new(config, credentials.clone(), region, &base(config, address, region))?),
             false => None,
         };
         Ok(Self {
@@ -172,28 +128,41 @@ impl Endpoint {
         self.credentials.as_ref().is_some_and(|credentials| credentials.forget(generation))
     }
 
-    /// Begins to get an object; its body is still to come.
-    pub(crate) async fn get(&self, object: &str) -> Result<(Described, SdkBody), Fault> {
+    /// It does not answer: what is idle may have ended without a word.
+    pub(crate) fn forget_connections(&self) {
         if let Some(lean) = &self.lean {
-            let answer = lean.send("GET", object).await?;
-            return Ok((described(&answer), answer.into_body()));
+            lean.forget_idle();
+        }
+    }
+
+    /// Begins to get an object; its body is still to come.
+    pub(crate) async fn get(&self, object: &str) -> Result<(Described, Body), Fault> {
+        if let Some(lean) = &self.lean {
+            let answer = lean.read(Method::GET, object).await?;
+            return Ok((Described::of_headers(answer.headers()), Body::Line(answer.into_body())));
         }
         let sent = Box::pin(self.sdk.get_object().bucket(&self.bucket).key(object).send()).await;
         let output = sent.map_err(|error| Fault::of_sdk(&error))?;
-        let length = output.content_length().and_then(|length| u64::try_from(length).ok());
-        let page = output.metadata().and_then(read_metadata);
-        Ok((Described { length, page }, output.body.into_inner()))
+        let described = Described::of_sdk(output.content_length(), output.metadata());
+        Ok((described, Body::Sdk(output.body.into_inner())))
+    }
+
+    /// Gets a small object, whatever it is.
+    pub(crate) async fn small(&self, object: &str) -> Result<Vec<u8>, Fault> {
+        let (_, body) = self.get(object).await?;
+        let body = Limited::new(body, MOST_SMALL_BYTES).collect().await;
+        let body = body.map_err(|error| Fault::new(FaultKind::Body, error.to_string()))?;
+        Ok(body.to_bytes().to_vec())
     }
 
     /// What an object says of itself.
     pub(crate) async fn head(&self, object: &str) -> Result<Described, Fault> {
         if let Some(lean) = &self.lean {
-            return Ok(described(&lean.send("HEAD", object).await?));
+            return Ok(Described::of_headers(lean.read(Method::HEAD, object).await?.headers()));
         }
         let sent = Box::pin(self.sdk.head_object().bucket(&self.bucket).key(object).send()).await;
         let output = sent.map_err(|error| Fault::of_sdk(&error))?;
-        let length = output.content_length().and_then(|length| u64::try_from(length).ok());
-        Ok(Described { length, page: output.metadata().and_then(read_metadata) })
+        Ok(Described::of_sdk(output.content_length(), output.metadata()))
     }
 
     /// Puts a page; only if nothing is there, unless `replace`.
@@ -205,31 +174,64 @@ impl Endpoint {
         replace: bool,
         sends_checksum: bool,
     ) -> Result<(), Fault> {
+        let sha256 = match self.signs_payload {
+            true => {
+                Some(page.sha256().ok_or_else(|| Fault::new(FaultKind::Other, "the page can't be read"))?)
+            }
+            false => None,
+        };
+        let sum = sends_checksum.then(|| aws_smithy_types::base64::encode(metadata.checksum.to_be_bytes()));
+        if let Some(lean) = &self.lean {
+            let headers = self.page_headers(metadata, replace, sum);
+            let headers = headers.map_err(|error| Fault::new(FaultKind::Other, error.to_string()))?;
+            return lean.put(object, page.body(), headers, sha256).await;
+        }
         let mut put = self
             .sdk
             .put_object()
             .bucket(&self.bucket)
             .key(object)
             .set_metadata(Some(metadata.write()))
+            .set_checksum_crc64_nvme(sum)
             .content_length(i64::try_from(metadata.bytes).unwrap_or(i64::MAX))
-            .body(ByteStream::new(page.body()));
-        if sends_checksum {
-            let sum = aws_smithy_types::base64::encode(metadata.checksum.to_be_bytes());
-            put = put.checksum_crc64_nvme(sum);
-        }
+            .body(ByteStream::new(SdkBody::from_body_1_x(page.body())));
         if !replace {
             put = put.if_none_match("*");
         }
         let customized = self.encrypted(put).customize();
-        let customized = match self.signs_payload {
-            true => {
-                let sum =
-                    page.sha256().ok_or_else(|| Fault::new(FaultKind::Other, "the page can't be read"))?;
-                customized.interceptor(SignedAs(sum.to_owned()))
-            }
-            false => customized.disable_payload_signing(),
+        let customized = match sha256 {
+            Some(sum) => customized.interceptor(SignedAs(sum.to_owned())),
+            None => customized.disable_payload_signing(),
         };
         Box::pin(customized.send()).await.map(drop).map_err(|error| Fault::of_sdk(&error))
+    }
+
+    /// What is said of a page with it, as the SDK says it too.
+    fn page_headers(
+        &self,
+        metadata: &PageMetadata,
+        replace: bool,
+        sum: Option<String>,
+    ) -> Result<HeaderMap, http::Error> {
+        let mut headers = HeaderMap::with_capacity(16);
+        metadata.write_headers(&mut headers)?;
+        if let Some(sum) = sum {
+            headers.insert(&CHECKSUM, sum.try_into()?);
+        }
+        if !replace {
+            headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        }
+        match &self.encryption {
+            Encryption::Bucket => {}
+            Encryption::Store => _ = headers.insert(&ENCRYPTION, HeaderValue::from_static("AES256")),
+            Encryption::Kms(key) => {
+                headers.insert(&ENCRYPTION, HeaderValue::from_static("aws:kms"));
+                if let Some(key) = key {
+                    headers.insert(&KMS_KEY, HeaderValue::from_str(key)?);
+                }
+            }
+        }
+        Ok(headers)
     }
 
     /// Puts a small text; only if nothing is there, unless `replace`.
@@ -322,42 +324,9 @@ fn base(config: &S3Config, address: Option<&str>, region: &str) -> String {
     }
 }
 
-fn read_metadata(metadata: &HashMap<String, String>) -> Option<PageMetadata> {
-    PageMetadata::read(|name| metadata.get(name).map(String::as_str))
-}
-
-fn described(answer: &aws_smithy_runtime_api::client::orchestrator::HttpResponse) -> Described {
-    let headers = answer.headers();
-    // As the SDK names them, with what S3 puts before.
-    let name = |name: &'static str| match name {
-        CHECKSUM => "x-amz-meta-hicache-crc64nvme",
-        BYTES => "x-amz-meta-hicache-bytes",
-        NAMESPACE => "x-amz-meta-hicache-namespace",
-        _ => "x-amz-meta-hicache-name",
-    };
-    Described {
-        length: headers.get("content-length").and_then(|length| length.parse().ok()),
-        page: PageMetadata::read(|meta| headers.get(name(meta))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn metadata_leads_back() {
-        let metadata = PageMetadata {
-            bytes: 4096,
-            checksum: 0x00ab,
-            namespace: "f".into(),
-            name: Some("日本語 a/b\n".into()),
-        };
-        let written = metadata.write();
-        assert!(written.values().all(|value| value.bytes().all(|b| b.is_ascii_alphanumeric())));
-        assert_eq!(read_metadata(&written), Some(metadata));
-        assert_eq!(read_metadata(&HashMap::new()), None);
-    }
 
     #[test]
     fn addresses() {

@@ -250,7 +250,7 @@ impl FaultKind {
 }
 
 /// What an error and its sources say, without what their debug form would show of requests.
-fn chain(error: &(dyn StdError + '_)) -> String {
+pub(crate) fn chain(error: &(dyn StdError + '_)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use hicache_core::hashing::to_hex;
 use hicache_core::{Error, ErrorKind, ListCursor, ListedPage, Listing, Outcome, PageKey, PoolName, Result};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::abreast::abreast;
 use crate::endpoint::Part;
 use crate::fault::{Fault, FaultKind};
 use crate::known::{Asked, Known};
@@ -49,29 +49,22 @@ pub(crate) async fn look(shared: &Shared, key: &PageKey, deadline: Instant) -> R
     }
 }
 
-/// Asks for all of `keys` at a time.
+/// Asks for all of `keys`, many at a time.
 async fn ask(shared: &Arc<Shared>, keys: &[PageKey]) -> Vec<Result<bool, Fault>> {
-    let mut asked = JoinSet::new();
-    let mut answers: Vec<Result<bool, Fault>> =
-        keys.iter().map(|_| Err(Fault::new(FaultKind::Other, "the question was lost"))).collect();
-    for (i, key) in keys.iter().enumerate() {
-        match shared.known.get(key) {
-            Some(known) => answers[i] = Ok(known == Known::Present),
-            None => {
-                let (shared, key) = (Arc::clone(shared), *key);
-                asked.spawn(async move {
-                    let known = look(&shared, &key, shared.load_deadline()).await;
-                    (i, known.map(|known| known == Known::Present))
-                });
-            }
-        }
-    }
-    while let Some(joined) = asked.join_next().await {
-        if let Ok((i, answer)) = joined {
-            answers[i] = answer;
-        }
-    }
-    answers
+    let known: Vec<Option<Known>> = keys.iter().map(|key| shared.known.get(key)).collect();
+    let unknown = keys.iter().zip(&known).filter(|(_, known)| known.is_none()).map(|(key, _)| *key);
+    let (of_keys, deadline) = (Arc::clone(shared), shared.load_deadline());
+    let asked = abreast(shared.at_a_time(), unknown.collect(), move |key| {
+        let shared = Arc::clone(&of_keys);
+        async move { look(&shared, &key, deadline).await }
+    });
+    let mut asked = asked.await.into_iter();
+    let lost = || Err(Fault::new(FaultKind::Other, "the question was lost"));
+    let mut next = || asked.next().flatten().unwrap_or_else(lost);
+    known
+        .into_iter()
+        .map(|known| known.map_or_else(&mut next, Ok).map(|known| known == Known::Present))
+        .collect()
 }
 
 pub(crate) async fn exists(shared: &Arc<Shared>, keys: &[PageKey]) -> Result<Vec<bool>> {

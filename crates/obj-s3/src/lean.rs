@@ -1,16 +1,21 @@
-//! GET and HEAD without the SDK's layers: a request is made, signed and sent over the same connections.
+//! Requests for pages without the SDK's layers: made, signed and sent by ourselves.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use aws_smithy_runtime_api::client::http::{HttpConnector, SharedHttpConnector};
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
-use aws_smithy_types::body::SdkBody;
+use bytes::Bytes;
 use hicache_core::{Error, Result};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
 
+use crate::body::PageBody;
+use crate::config::S3Config;
+use crate::connect::tls;
 use crate::credentials::CachedCredentials;
-use crate::fault::{Fault, FaultKind, shortened};
-use crate::sign::{NO_BODY, Signer};
+use crate::fault::{Fault, FaultKind};
+use crate::line::{Answered, Line};
+use crate::sign::{NO_BODY, Signer, UNSIGNED};
 
 /// No error's body is longer.
 const MOST_ERROR_BYTES: usize = 64 << 10;
@@ -18,95 +23,138 @@ const MOST_ERROR_BYTES: usize = 64 << 10;
 /// Makes, signs and sends requests to one endpoint.
 #[derive(Debug)]
 pub(crate) struct Lean {
-    connector: SharedHttpConnector,
+    line: Arc<Line>,
     credentials: Option<CachedCredentials>,
     signer: Signer,
-    /// Address of the bucket, with its slash at the end.
-    base: String,
-    /// Where the path begins in it.
-    path: usize,
+    /// Where the bucket is, with its slash at the end.
+    path: String,
 }
 
 impl Lean {
     /// `base` is the address of the bucket, with its slash at the end.
     ///
     /// # Errors
-    /// `Config` for what is no address.
+    /// `Config` for what is no address, and for certificates that are none.
     pub(crate) fn new(
-        connector: SharedHttpConnector,
+        config: &S3Config,
         credentials: Option<CachedCredentials>,
         region: &str,
-        base: String,
+        base: &str,
     ) -> Result<Self> {
         let wrong = || Error::config(format!("obj_s3.endpoint leads to {base:?}, which is no address"));
         let (scheme, rest) = base.split_once("://").ok_or_else(wrong)?;
-        let host = rest.split('/').next().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
-        let path = scheme.len() + "://".len() + host.len();
+        let (host, path) = rest
+            .find('/')
+            .map(|end| rest.split_at(end))
+            .filter(|(host, _)| !host.is_empty())
+            .ok_or_else(wrong)?;
+        let address = Uri::builder().scheme(scheme).authority(host).path_and_query("/").build();
         // As it is sent: a port that the scheme implies is left out.
         let implied = if scheme == "https" { ":443" } else { ":80" };
-        let host = host.strip_suffix(implied).unwrap_or(host).to_owned();
-        Ok(Self { connector, credentials, signer: Signer::new(host, region.to_owned()), base, path })
+        let host = HeaderValue::from_str(host.strip_suffix(implied).unwrap_or(host));
+        let (Ok(address), Ok(host)) = (address, host) else { return Err(wrong()) };
+        Ok(Self {
+            line: Line::new(address, tls(config, scheme == "https")?, config.concurrency),
+            credentials,
+            signer: Signer::new(host, region.to_owned()),
+            path: path.to_owned(),
+        })
+    }
+
+    /// What is idle may have ended without a word.
+    pub(crate) fn forget_idle(&self) {
+        self.line.forget_idle();
     }
 
     /// Sends a request without a body; answers that are no success are faults.
-    pub(crate) async fn send(&self, method: &'static str, object: &str) -> Result<HttpResponse, Fault> {
-        let mut request = self.request(method, object).map_err(|error| broken(&*error))?;
-        if let Some(credentials) = &self.credentials {
-            let (credentials, generation) = credentials.get().await?;
-            let path = &request.uri()[self.path..];
-            let signed = self.signer.sign(method, path, &credentials, generation, SystemTime::now());
-            let headers = request.headers_mut();
-            let mut put =
-                |name, value| headers.try_insert(name, value).map(drop).map_err(|error| broken(&error));
-            put("authorization", signed.authorization)?;
-            put("x-amz-date", signed.time)?;
-            if let Some(token) = signed.token {
-                put("x-amz-security-token", token)?;
+    pub(crate) async fn read(&self, method: Method, object: &str) -> Result<Response<Answered>, Fault> {
+        loop {
+            let payload = HeaderValue::from_static(NO_BODY);
+            let request =
+                self.request(method.clone(), object, PageBody::Nothing, HeaderMap::with_capacity(8), payload);
+            match self.line.send(request.await?).await {
+                Ok(answer) => return succeeded(answer).await,
+                // All that were idle as long may have ended as well. Nothing is done twice by asking again.
+                Err(broken) if broken.was_idle => self.line.forget_idle(),
+                Err(broken) => return Err(broken.fault),
             }
-        }
-        let answer = self.connector.call(request).await.map_err(|error| {
-            let kind = if error.is_timeout() { FaultKind::Stalled } else { FaultKind::Connection };
-            Fault::new(kind, shortened(&describe(&error)))
-        })?;
-        match answer.status().is_success() {
-            true => Ok(answer),
-            false => Err(Box::pin(fault_of(answer)).await),
         }
     }
 
-    fn request(&self, method: &str, object: &str) -> Result<HttpRequest, Box<dyn std::error::Error>> {
-        let mut request = HttpRequest::new(SdkBody::empty());
-        request.set_method(method)?;
-        request.set_uri(format!("{}{object}", self.base))?;
-        let headers = request.headers_mut();
-        headers.try_insert("host", self.signer.host().to_owned())?;
-        headers.try_insert("x-amz-content-sha256", NO_BODY)?;
+    /// Puts `body`, with `headers`. A signature covers it if its SHA-256 is given.
+    pub(crate) async fn put(
+        &self,
+        object: &str,
+        body: PageBody,
+        headers: HeaderMap,
+        sha256: Option<&str>,
+    ) -> Result<(), Fault> {
+        let payload = match sha256 {
+            Some(sum) => HeaderValue::from_str(sum).map_err(|error| unmade(&error))?,
+            None => HeaderValue::from_static(UNSIGNED),
+        };
+        let request = self.request(Method::PUT, object, body, headers, payload).await?;
+        let answer = self.line.send(request).await.map_err(|broken| {
+            if broken.was_idle {
+                self.line.forget_idle();
+            }
+            broken.fault
+        })?;
+        let answer = succeeded(answer).await?;
+        if !answer.body().is_end_stream() {
+            // So that the connection can be used again.
+            let _ = Box::pin(collect(answer.into_body())).await;
+        }
+        Ok(())
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        object: &str,
+        body: PageBody,
+        mut headers: HeaderMap,
+        payload: HeaderValue,
+    ) -> Result<Request<PageBody>, Fault> {
+        let uri = Uri::try_from([&self.path, object].concat()).map_err(|error| unmade(&error))?;
+        self.signer.prepare(&mut headers, payload);
+        if let Some(credentials) = &self.credentials {
+            let (credentials, generation) = credentials.get().await?;
+            let now = SystemTime::now();
+            self.signer
+                .sign(method.as_str(), uri.path(), &mut headers, &credentials, generation, now)
+                .map_err(|error| unmade(&*error))?;
+        }
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
         Ok(request)
     }
 }
 
-fn broken(error: &dyn std::error::Error) -> Fault {
+fn unmade(error: &dyn std::error::Error) -> Fault {
     Fault::new(FaultKind::Other, error.to_string())
 }
 
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
+async fn succeeded(answer: Response<Answered>) -> Result<Response<Answered>, Fault> {
+    match answer.status().is_success() {
+        true => Ok(answer),
+        false => Err(Box::pin(fault_of(answer)).await),
     }
-    text
 }
 
-async fn fault_of(answer: HttpResponse) -> Fault {
+async fn collect(body: Answered) -> Option<Bytes> {
+    Some(Limited::new(body, MOST_ERROR_BYTES).collect().await.ok()?.to_bytes())
+}
+
+async fn fault_of(answer: Response<Answered>) -> Fault {
     let status = answer.status().as_u16();
-    let body = Limited::new(answer.into_body(), MOST_ERROR_BYTES).collect().await;
-    let Ok(body) = body else {
+    let Some(body) = collect(answer.into_body()).await else {
         // It broke off, or is longer than any store's: nothing is known but that it is no plain answer.
         return Fault::of_answer(status, None, "the answer broke off, or is no object store's");
     };
-    let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+    let text = String::from_utf8_lossy(&body);
     if text.is_empty() {
         return Fault::of_answer(status, Some(""), "");
     }
@@ -124,24 +172,24 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn hosts_and_paths_of_addresses() {
-        let connector = || crate::connect::connector(&crate::config::S3Config::new("b")).unwrap();
-        let lean = |base: &str| Lean::new(connector(), None, "r", base.to_owned());
+    #[tokio::test]
+    async fn hosts_and_paths_of_addresses() {
+        let lean = |base: &str| Lean::new(&S3Config::new("b"), None, "r", base);
         for (base, host, path) in [
-            ("http://127.0.0.1:9000/pages/", "127.0.0.1:9000", "/pages/"),
-            ("https://pages.s3.eu-1.amazonaws.com/", "pages.s3.eu-1.amazonaws.com", "/"),
-            ("https://host:443/a/b/", "host", "/a/b/"),
-            ("http://host:80/b/", "host", "/b/"),
-            ("http://host:443/b/", "host:443", "/b/"),
-            ("http://[::1]:9000/b/", "[::1]:9000", "/b/"),
+            ("http://127.0.0.1:9000/pages/", "127.0.0.1:9000", "/pages/hash.kv"),
+            ("https://pages.s3.eu-1.amazonaws.com/", "pages.s3.eu-1.amazonaws.com", "/hash.kv"),
+            ("https://host:443/a/b/", "host", "/a/b/hash.kv"),
+            ("http://host:80/b/", "host", "/b/hash.kv"),
+            ("http://host:443/b/", "host:443", "/b/hash.kv"),
+            ("http://[::1]:9000/b/", "[::1]:9000", "/b/hash.kv"),
         ] {
-            let lean = lean(base).unwrap();
-            assert_eq!((lean.signer.host(), &lean.base[lean.path..]), (host, path), "{base}");
-            let request = lean.request("GET", "hash.kv").unwrap();
-            assert_eq!(request.uri(), format!("{base}hash.kv"));
+            let (lean, payload) = (lean(base).unwrap(), HeaderValue::from_static(NO_BODY));
+            let request = lean.request(Method::GET, "hash.kv", PageBody::Nothing, HeaderMap::new(), payload);
+            let request = request.await.unwrap();
+            assert_eq!(request.uri(), path, "{base}");
+            assert_eq!(request.headers()["host"], host, "{base}");
         }
-        for base in ["host/b/", "http:///b/"] {
+        for base in ["host/b/", "http:///b/", "http://host"] {
             assert!(lean(base).unwrap_err().to_string().contains("obj_s3.endpoint"), "{base}");
         }
     }

@@ -9,11 +9,13 @@
 //! | `load`, `store`, `keys` | the calls |
 //! | `known` | what is known of keys without asking |
 //! | `layout`, `manifest` | names of objects; the object that says what a namespace is of |
-//! | `body` | a page as the body of requests |
+//! | `metadata` | what an object says of its page |
+//! | `body`, `answer` | a page as the body of requests; bodies that come back |
+//! | `abreast` | work on the pages of a batch, some at a time |
 //! | `attempts` | tries of a request over the endpoints, within its time |
 //! | `limiter`, `breaker` | how much is asked of an endpoint, and whether at all |
 //! | `endpoint` | the requests |
-//! | `lean`, `sign` | GET and HEAD without the SDK's layers; their signatures |
+//! | `lean`, `sign`, `line` | requests for pages without the SDK's layers; their signatures; their connections |
 //! | `connect` | TLS, proxy |
 //! | `credentials` | who asks: got when needed, renewed behind the requests |
 //! | `fault` | what went wrong, and what that means |
@@ -30,6 +32,8 @@
 //! - Pages are put only where nothing is, unless they are to replace what is there.
 //! - No error and no log line holds a credential.
 
+mod abreast;
+mod answer;
 mod attempts;
 mod backend;
 mod body;
@@ -44,15 +48,17 @@ mod known;
 mod layout;
 mod lean;
 mod limiter;
+mod line;
 mod load;
 mod manifest;
+mod metadata;
 mod shared;
 mod sign;
 mod storage;
 mod store;
 
 pub use backend::S3Backend;
-pub use config::{Access, Encryption, ReadPath, S3Config};
+pub use config::{Access, Encryption, RequestPath, S3Config};
 pub use storage::S3Storage;
 
 /// Name of the backend.

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use aws_smithy_types::body::SdkBody;
 use hicache_core::hashing::Checksum;
 use hicache_core::{Access, Answer, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest};
 use http_body_util::BodyExt;
-use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::abreast::abreast;
+use crate::answer::Body;
 use crate::attempts::Try;
 use crate::body::Moved;
 use crate::fault::{Fault, FaultKind, shortened};
@@ -21,16 +22,13 @@ const CORRUPT_TRIES: u32 = 2;
 /// Answers a load.
 pub(crate) async fn load(shared: &Arc<Shared>, requests: Vec<PageRequest>) -> PageBatch {
     let mut answer = PageBatch::abandoned(requests.len());
-    let mut pages = JoinSet::new();
+    let mut pages = Vec::with_capacity(requests.len());
+    let mut places = Vec::with_capacity(requests.len());
     for (i, request) in requests.into_iter().enumerate() {
         match shared.check(&request.memory, Some(Access::Write)) {
             Ok(()) => {
-                let shared = Arc::clone(shared);
-                pages.spawn(async move {
-                    let mut memory = request.memory;
-                    let outcome = load_page(&shared, request.key, &mut memory).await;
-                    (i, outcome, memory)
-                });
+                places.push(i);
+                pages.push((request.key, request.memory));
             }
             Err(error) => {
                 count(&shared.counts.failed_pages);
@@ -39,9 +37,17 @@ pub(crate) async fn load(shared: &Arc<Shared>, requests: Vec<PageRequest>) -> Pa
             }
         }
     }
-    while let Some(joined) = pages.join_next().await {
+    let (of_pages, deadline) = (Arc::clone(shared), shared.load_deadline());
+    let loaded = abreast(shared.at_a_time(), pages, move |(key, mut memory)| {
+        let shared = Arc::clone(&of_pages);
+        async move {
+            let outcome = load_page(&shared, key, &mut memory, deadline).await;
+            (outcome, memory)
+        }
+    });
+    for (i, loaded) in places.into_iter().zip(loaded.await) {
         // One that panicked stays `Abandoned`; its memory was dropped with it.
-        let Ok((i, outcome, memory)) = joined else {
+        let Some((outcome, memory)) = loaded else {
             count(&shared.counts.abandoned_pages);
             continue;
         };
@@ -69,13 +75,13 @@ enum Got {
     Foreign(String),
 }
 
-async fn load_page(shared: &Shared, key: PageKey, memory: &mut PageMemory) -> Outcome {
+async fn load_page(shared: &Shared, key: PageKey, memory: &mut PageMemory, deadline: Instant) -> Outcome {
     if shared.known.get(&key) == Some(Known::Absent) {
         return Outcome::Absent;
     }
     let bucket = &shared.config.bucket;
     let object = shared.layout.object(&key);
-    let mut attempts = shared.endpoints.attempts(shared.load_deadline());
+    let mut attempts = shared.endpoints.attempts(deadline);
     let mut corrupt = 0;
     let mut asked = shared.known.ask(&key);
     let fault = loop {
@@ -198,7 +204,7 @@ async fn get_moving(
 }
 
 /// Streams a body into the page's memory. Its checksum, if its length is the page's.
-async fn receive(mut body: SdkBody, memory: &mut PageMemory, moved: &Moved) -> Result<u64, Fault> {
+async fn receive(mut body: Body, memory: &mut PageMemory, moved: &Moved) -> Result<u64, Fault> {
     let bytes = memory.bytes();
     let mut checksum = Checksum::new();
     let mut at = 0;

@@ -104,10 +104,14 @@ impl Shared {
         Instant::now() + Duration::from_millis(self.config.store_timeout_ms)
     }
 
-    /// How long a store may say nothing. Where a load has hardly more time than that, half of it: else an endpoint that
-    /// never says anything would never be told from a deadline that was short.
+    /// How many pages of a batch are worked on at a time: as many as the endpoints take requests.
+    pub(crate) fn at_a_time(&self) -> usize {
+        self.config.concurrency.saturating_mul(self.endpoints.iter().count())
+    }
+
+    /// How long a store may say nothing.
     pub(crate) fn stall(&self) -> Duration {
-        Duration::from_millis(self.config.stall_timeout_ms.min(self.config.load_timeout_ms.div_ceil(2)))
+        self.config.stall()
     }
 
     /// The same for what is sent, and for what takes a store more time than a page.

@@ -10,20 +10,17 @@ use hicache_core::{
     Calls, Error, ErrorKind, ListCursor, Listing, Namespace, Outcome, PageBatch, PageKey, PageRequest,
     Region, Registration, Result, Storage, StorageStat, StoreOptions, Transfer,
 };
-use http_body_util::{BodyExt, Limited};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::attempts::Endpoints;
+use crate::attempts::{Endpoints, Question};
 use crate::config::S3Config;
 use crate::endpoint::Endpoint;
 use crate::fault::{Fault, FaultKind};
 use crate::known::Known;
+use crate::layout::Layout;
 use crate::shared::Shared;
 use crate::{NAME, keys, load, manifest, store};
-
-/// No manifest is longer.
-const MOST_MANIFEST_BYTES: usize = 1 << 20;
 
 /// Pages in a bucket.
 #[derive(Debug)]
@@ -68,7 +65,7 @@ impl S3Storage {
             runtime.block_on(async {
                 let region = region(&config).await;
                 let calls = Calls::new(NAME, Handle::current());
-                let shared = endpoints(&config, &region)
+                let shared = endpoints(&config, &namespace, &region)
                     .map(|endpoints| Arc::new(Shared::new(config, namespace, endpoints, calls)));
                 let kept = shared.as_ref().ok().cloned();
                 if made.send(shared).is_ok()
@@ -121,7 +118,7 @@ async fn region(config: &S3Config) -> String {
     chain.map_or_else(|| "us-east-1".to_owned(), |region| region.as_ref().to_owned())
 }
 
-fn endpoints(config: &S3Config, region: &str) -> Result<Endpoints> {
+fn endpoints(config: &S3Config, namespace: &Namespace, region: &str) -> Result<Endpoints> {
     let made: Vec<Arc<Endpoint>> = match config.endpoints.is_empty() {
         true => vec![Arc::new(Endpoint::new(config, None, region)?)],
         false => config
@@ -130,7 +127,8 @@ fn endpoints(config: &S3Config, region: &str) -> Result<Endpoints> {
             .map(|address| Endpoint::new(config, Some(address), region).map(Arc::new))
             .collect::<Result<_>>()?,
     };
-    Ok(Endpoints::new(made))
+    let object = Layout::new(&config.prefix, namespace).manifest();
+    Ok(Endpoints::new(made, Question { object, limit: config.stall() }))
 }
 
 async fn run(shared: &Arc<Shared>, mut closing: mpsc::UnboundedReceiver<oneshot::Sender<Result<()>>>) {
@@ -180,13 +178,7 @@ async fn read_manifest(shared: &Shared, object: &str) -> Result<Vec<u8>, Fault> 
     let mut attempts = shared.endpoints.attempts(shared.load_deadline());
     loop {
         let attempt = attempts.next().await?;
-        let read = async {
-            let (_, body) = attempt.endpoint.get(object).await?;
-            let body = Limited::new(body, MOST_MANIFEST_BYTES).collect().await;
-            let body = body.map_err(|error| Fault::new(FaultKind::Body, error.to_string()))?;
-            Ok(body.to_bytes().to_vec())
-        };
-        match attempt.within(shared.stall(), read).await {
+        match attempt.within(shared.stall(), attempt.endpoint.small(object)).await {
             Ok(bytes) => {
                 attempt.succeeded();
                 return Ok(bytes);

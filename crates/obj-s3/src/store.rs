@@ -9,15 +9,15 @@ use std::time::Duration;
 use hicache_core::{
     Answer, Error, ErrorKind, Outcome, PageBatch, PageKey, PageMemory, PageRequest, Result, StoreOptions,
 };
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use crate::abreast::abreast;
 use crate::attempts::Try;
 use crate::body::Lent;
-use crate::endpoint::PageMetadata;
 use crate::fault::{Fault, FaultKind};
 use crate::keys::look;
 use crate::known::Known;
+use crate::metadata::PageMetadata;
 use crate::shared::{Shared, count};
 
 /// Pages from this length on are asked for before they are sent, where nothing is known of them: the answer that they
@@ -37,7 +37,8 @@ pub(crate) async fn store(
     }
     let mut answer = PageBatch::abandoned(requests.len());
     let stands_for = stand_ins(shared, &requests, options);
-    let mut pages = JoinSet::new();
+    let mut pages = Vec::with_capacity(requests.len());
+    let mut places = Vec::with_capacity(requests.len());
     for (i, request) in requests.into_iter().enumerate() {
         if let Err(error) = shared.check(&request.memory, None) {
             count(&shared.counts.failed_pages);
@@ -47,16 +48,18 @@ pub(crate) async fn store(
             count(&shared.counts.present_pages);
             answer.memory[i] = Some(request.memory);
         } else {
-            let shared = Arc::clone(shared);
-            pages.spawn(async move {
-                let (outcome, memory) =
-                    store_page(&shared, request.key, request.name, request.memory, options).await;
-                (i, outcome, memory)
-            });
+            places.push(i);
+            pages.push(request);
         }
     }
-    while let Some(joined) = pages.join_next().await {
-        let Ok((i, outcome, memory)) = joined else {
+    // One for everything that is to be done: waiting for others, asking, sending.
+    let (of_pages, deadline) = (Arc::clone(shared), shared.store_deadline());
+    let stored = abreast(shared.at_a_time(), pages, move |request| {
+        let shared = Arc::clone(&of_pages);
+        async move { store_page(&shared, request, options, deadline).await }
+    });
+    for (i, stored) in places.into_iter().zip(stored.await) {
+        let Some((outcome, memory)) = stored else {
             count(&shared.counts.abandoned_pages);
             continue;
         };
@@ -88,13 +91,10 @@ fn stand_ins(shared: &Shared, requests: &[PageRequest], options: StoreOptions) -
 
 async fn store_page(
     shared: &Shared,
-    key: PageKey,
-    name: Option<Box<str>>,
-    memory: PageMemory,
+    PageRequest { key, memory, name }: PageRequest,
     options: StoreOptions,
+    deadline: Instant,
 ) -> (Outcome, Option<PageMemory>) {
-    // One for everything that is to be done: waiting for others, asking, sending.
-    let deadline = shared.store_deadline();
     let bucket = &shared.config.bucket;
     let lock = shared.put_lock(&key);
     let Ok(_alone) = timeout_at(deadline, lock.lock()).await else {

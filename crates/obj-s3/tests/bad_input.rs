@@ -4,8 +4,8 @@ mod fixture;
 
 use std::time::{Duration, Instant};
 
-use fixture::{Fault, Ground, KEY, SECRET, Server, config};
-use hicache_core::{ErrorKind, Namespace, Storage};
+use fixture::{Fault, Ground, KEY, PAGE, SECRET, Server, config, done};
+use hicache_core::{Access as Use, ErrorKind, Namespace, PageRequest, Storage};
 use hicache_obj_s3::{Access, S3Config, S3Storage};
 use hicache_testkit::numbered_key;
 
@@ -108,10 +108,10 @@ async fn what_goes_wrong_while_it_is_open_is_no_miss() {
 #[tokio::test]
 async fn what_does_not_answer_is_unavailable_and_soon() {
     let begun = Instant::now();
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", listener.local_addr().unwrap())
-    };
+    // A port that is taken, so that nobody else gets it, and at which nobody listens.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = format!("http://{}", taken.local_addr().unwrap());
     let server = Server::start().await;
     let mut one = config(&[&server]);
     one.endpoints = vec![nobody];
@@ -190,4 +190,31 @@ async fn a_manifest_of_something_else_is_refused() {
         let (kind, text) = refused(config(&[&server])).await;
         assert!(kind == ErrorKind::Config && text.contains(word) && text.contains(&name), "{text}");
     }
+}
+
+/// A page that was stored with another length than it is loaded with is there, and not what was asked for; an object that
+/// is longer or shorter than the page that it says it is, is no page.
+#[tokio::test]
+async fn pages_and_objects_of_another_length_are_told_apart() {
+    let server = Server::start().await;
+    let ground = Ground::open(config(&[&server])).await;
+    ground.store(0..3).await;
+    let half = ground.registration.page(0, PAGE / 2, Use::Write).unwrap();
+    let batch = ground.storage.load(vec![PageRequest::new(numbered_key(0), half)]).await;
+    let error = batch.outcomes[0].error().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("another length") && batch.memory[0].is_some(), "{error}");
+    drop(batch);
+    {
+        let mut content = server.bucket.lock();
+        let mut pages = content.objects.iter_mut().filter(|(name, _)| name.ends_with(".kv"));
+        pages.next().unwrap().1.bytes.truncate(100);
+        pages.next().unwrap().1.bytes.push(7);
+    }
+    let outcomes = ground.load(0..3).await;
+    let corrupt = outcomes.iter().filter_map(|outcome| outcome.error());
+    let corrupt: Vec<String> =
+        corrupt.filter(|error| error.kind() == ErrorKind::Corrupt).map(ToString::to_string).collect();
+    assert_eq!((done(&outcomes), corrupt.len()), (1, 2), "{outcomes:?}");
+    assert!(corrupt.iter().all(|text| text.contains("was stored with 65536")), "{corrupt:?}");
 }

@@ -4,18 +4,18 @@ mod fixture;
 
 use fixture::{Fault, Server, config};
 use hicache_core::Namespace;
-use hicache_obj_s3::{ReadPath, S3Storage};
+use hicache_obj_s3::{RequestPath, S3Storage};
 use hicache_testkit::conformance::{StorageTraits, StorageUnderTest, storage_suite};
 
 /// All cases but the one that counts pages: nobody knows how many there are without listing the bucket.
 const WITHOUT_COUNTS: usize = 32;
 
-async fn run(subject: &str, reads: ReadPath, fail: impl Fn(&Server)) {
+async fn run(subject: &str, requests: RequestPath, fail: impl Fn(&Server)) {
     let make = async || {
         let server = Server::start().await;
         fail(&server);
         let mut config = config(&[&server]);
-        config.reads = reads;
+        config.requests = requests;
         // The suite expects answers, and with 10,000 pages at a time the last one waits for the others.
         config.load_timeout_ms = 60_000;
         config.store_timeout_ms = 60_000;
@@ -29,12 +29,12 @@ async fn run(subject: &str, reads: ReadPath, fail: impl Fn(&Server)) {
 
 #[tokio::test]
 async fn lean() {
-    run("obj-s3, lean", ReadPath::Lean, |_| ()).await;
+    run("obj-s3, lean", RequestPath::Lean, |_| ()).await;
 }
 
 #[tokio::test]
 async fn by_the_sdk() {
-    run("obj-s3, by the SDK", ReadPath::Sdk, |_| ()).await;
+    run("obj-s3, by the SDK", RequestPath::Sdk, |_| ()).await;
 }
 
 /// Every seventh request fails, each in its way, and is made again; then it does not fail.
@@ -59,5 +59,5 @@ async fn with_faults_that_pass() {
             (hits && (!body || (method == http::Method::GET && path.contains('.')))).then_some(fault)
         });
     };
-    run("obj-s3 with faults", ReadPath::Lean, fail).await;
+    run("obj-s3 with faults", RequestPath::Lean, fail).await;
 }

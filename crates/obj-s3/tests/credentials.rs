@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fixture::{Ground, KEY, SECRET, Server, config, done};
 use hicache_core::Storage;
-use hicache_obj_s3::{Access, ReadPath, S3Config};
+use hicache_obj_s3::{Access, RequestPath, S3Config};
 use hicache_testkit::numbered_key;
 
 fn profile(server: &Server, file: &Path) -> S3Config {
@@ -42,7 +42,7 @@ async fn a_slow_program_is_waited_for() {
 #[tokio::test]
 async fn a_rotated_key_is_found() {
     let directory = tempfile::tempdir().unwrap();
-    for reads in [ReadPath::Lean, ReadPath::Sdk] {
+    for reads in [RequestPath::Lean, RequestPath::Sdk] {
         for first in ["exists", "load", "store", "delete", "list"] {
             let server = Server::start().await;
             let file = directory.path().join("credentials");
@@ -52,7 +52,7 @@ async fn a_rotated_key_is_found() {
             };
             write(KEY, SECRET);
             let mut config = profile(&server, &file);
-            config.reads = reads;
+            config.requests = reads;
             config.present_age_ms = 0;
             let ground = Ground::open(config).await;
             ground.store(0..4).await;

@@ -105,3 +105,36 @@ async fn an_empty_load_balancer_is_left_alone() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+/// What had no turn before the deadline is late, and no request is begun for it.
+#[tokio::test]
+async fn what_is_late_is_not_begun() {
+    let server = Server::start().await;
+    let mut config = config(&[&server]);
+    (config.load_timeout_ms, config.concurrency) = (500, 4);
+    let ground = Ground::open(config).await;
+    ground.store(0..32).await;
+    server.fail_gets(Fault::Drip(Duration::from_millis(50)));
+    let before = server.requests();
+    let outcomes = ground.load(0..32).await;
+    let late = |outcome: &hicache_core::Outcome| outcome.error().unwrap().kind() == ErrorKind::Timeout;
+    assert!(outcomes.iter().all(late), "{outcomes:?}");
+    assert_eq!(server.requests() - before, 4);
+}
+
+/// Many wait for their turn when the endpoint is found to say nothing: they do not go on to ask it, one after the other.
+#[tokio::test]
+async fn who_waits_for_a_turn_when_it_is_left_alone_does_not_get_one() {
+    let server = Server::start().await;
+    let mut config = config(&[&server]);
+    (config.stall_timeout_ms, config.concurrency) = (200, 4);
+    let ground = Ground::open(config).await;
+    ground.store(0..4).await;
+    let others: Vec<Ground> = (0..8).map(|_| ground.beside()).collect();
+    server.fail_gets(Fault::Late(Duration::from_secs(60)));
+    let before = server.requests();
+    let loads = futures::future::join_all(others.iter().map(|ground| ground.load(0..4))).await;
+    assert!(loads.iter().all(|outcomes| done(outcomes) == 0));
+    let asked = server.requests() - before;
+    assert!(asked <= 12, "{asked} requests of an endpoint that says nothing");
+}

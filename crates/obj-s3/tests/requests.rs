@@ -8,7 +8,7 @@ use std::time::Duration;
 use fixture::bucket::Bucket;
 use fixture::{Fault, Ground, Server, config, done};
 use hicache_core::{Backend, MemoryKind, Namespace, Outcome, PageKey, ProbeContext, Storage, Verdict};
-use hicache_obj_s3::{Encryption, ReadPath, S3Backend, S3Storage};
+use hicache_obj_s3::{Encryption, RequestPath, S3Backend, S3Storage};
 use hicache_testkit::numbered_key;
 use http::Method;
 
@@ -91,16 +91,26 @@ async fn a_page_is_put_once() {
 #[tokio::test]
 async fn a_put_says_what_it_holds() {
     let server = Server::start().await;
-    for (encryption, seen) in [
+    let encryptions = [
         (Encryption::Bucket, None),
         (Encryption::Store, Some("AES256")),
         (Encryption::Kms(Some("key-1".into())), Some("aws:kms")),
-    ] {
+    ];
+    let ways = [RequestPath::Lean, RequestPath::Sdk];
+    for ((encryption, seen), way) in
+        encryptions.into_iter().flat_map(|one| ways.map(|way| (one.clone(), way)))
+    {
         let mut config = config(&[&server]);
+        config.requests = way;
         config.encryption = encryption;
         config.prefix = format!("p{}", seen.unwrap_or("plain").replace(':', "-"));
         let ground = Ground::open(config).await;
         ground.store(0..1).await;
+        assert_eq!(
+            server.header_of_last_put("x-amz-server-side-encryption-aws-kms-key-id").as_deref(),
+            (seen == Some("aws:kms")).then_some("key-1")
+        );
+        assert_eq!(server.header_of_last_put("if-none-match").as_deref(), Some("*"));
         let content = server.bucket.lock();
         let fingerprint = Namespace::new("test").fingerprint().to_string();
         let (name, stored) = content.objects.iter().rfind(|(name, _)| name.ends_with(".kv")).unwrap();
@@ -327,7 +337,7 @@ async fn listings_go_on_where_they_ended_and_end() {
 async fn the_sdk_reads_the_same() {
     let server = Server::start().await;
     let mut config = config(&[&server]);
-    config.reads = ReadPath::Sdk;
+    config.requests = RequestPath::Sdk;
     let ground = Ground::open(config).await;
     ground.store(0..4).await;
     let outcomes = ground.load(0..6).await;

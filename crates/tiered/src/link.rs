@@ -7,11 +7,12 @@ use hicache_core::{ErrorKind, Outcome};
 
 /// Failed batches in a row after which the far tier is cut off.
 const FAILURES: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest pause from one trial to the next. It does not grow: a trial is one question, nobody waits for it, and a far
+/// tier that has a breaker of its own, with pauses of its own, answers it without asking anybody.
+const PAUSE: Duration = Duration::from_millis(500);
 
-/// A breaker for the far tier. While it is open nobody waits for that tier; somebody is told, now and then, to try it in
-/// the background.
+/// Says when the far tier is not to be asked. Nobody waits for it then; somebody is told, now and then, to try it in the
+/// background.
 #[derive(Debug, Default)]
 pub(crate) struct Link(Mutex<State>);
 
@@ -24,9 +25,8 @@ struct State {
 
 #[derive(Debug)]
 struct Open {
-    /// When to try next, and how long was waited for that.
+    /// When to try next.
     next: Instant,
-    pause: Duration,
     trying: Option<Trial>,
 }
 
@@ -104,7 +104,7 @@ impl Link {
         if state.failures < FAILURES || state.open.is_some() {
             return false;
         }
-        state.open = Some(Open { next: Instant::now() + FIRST_PAUSE, pause: FIRST_PAUSE, trying: None });
+        state.open = Some(Open { next: next(), trying: None });
         true
     }
 
@@ -117,10 +117,14 @@ impl Link {
             state.open = None;
             return;
         }
-        open.pause = (open.pause * 2).min(LONGEST_PAUSE);
-        open.next = Instant::now() + open.pause;
+        open.next = next();
         open.trying = None;
     }
+}
+
+/// When to try next. By chance a little sooner or later, so that a fleet does not try all at once.
+fn next() -> Instant {
+    Instant::now() + PAUSE.mul_f64(rand::random_range(0.6..1.0))
 }
 
 #[cfg(test)]
@@ -139,7 +143,7 @@ mod tests {
         let link = Link::default();
         assert!(link.note(Health::Down) && !link.is_up());
         assert!(!link.note(Health::Down));
-        std::thread::sleep(FIRST_PAUSE);
+        std::thread::sleep(PAUSE);
         let trial = link.trial().unwrap();
         assert!(link.trial().is_none(), "one at a time");
         link.tried(trial, Health::Good);
@@ -147,23 +151,24 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trial_ends_itself_and_the_pause_grows() {
+    fn only_a_trial_ends_itself_and_the_pause_stays() {
         let link = Link::default();
         link.note(Health::Down);
-        std::thread::sleep(FIRST_PAUSE);
-        let trial = link.trial().unwrap();
-        // A call from before it was cut off.
-        link.note(Health::Bad);
-        assert!(link.trial().is_none(), "the trial is still under way");
-        link.tried(trial, Health::Bad);
-        std::thread::sleep(FIRST_PAUSE);
-        assert!(link.trial().is_none(), "the pause is twice as long");
-        std::thread::sleep(FIRST_PAUSE);
-        let next = link.trial().unwrap();
-        // What an older one says has been said.
-        link.tried(trial, Health::Good);
-        assert!(!link.is_up());
-        link.tried(next, Health::Good);
+        for _ in 0..3 {
+            assert!(link.trial().is_none(), "there is a pause");
+            std::thread::sleep(PAUSE);
+            let trial = link.trial().unwrap();
+            // A call from before it was cut off.
+            link.note(Health::Bad);
+            assert!(link.trial().is_none(), "the trial is still under way");
+            link.tried(trial, Health::Bad);
+            // What it says twice has been said.
+            link.tried(trial, Health::Good);
+            assert!(!link.is_up());
+        }
+        std::thread::sleep(PAUSE);
+        let last = link.trial().unwrap();
+        link.tried(last, Health::Good);
         assert!(link.is_up());
     }
 

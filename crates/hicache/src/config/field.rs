@@ -261,10 +261,10 @@ static FIELDS: [Field; 98] = [
         "Milliseconds for which a page counts as missing without being asked for again.",
     ),
     field(
-        "obj_s3.reads",
+        "obj_s3.requests",
         Kind::Word(&["lean", "sdk"]),
         "lean",
-        "Which code sends GET and HEAD: ours, which takes less CPU, or the AWS SDK.",
+        "Which code sends requests for pages: ours, which takes less CPU, or the AWS SDK.",
     ),
     field("obj_s3.threads", Kind::Count(1, 64), "2", "Threads that send and receive."),
     field(

@@ -169,7 +169,7 @@ pub struct ObjS3 {
     /// How long a page counts as missing.
     pub absent_age_ms: u64,
     /// `lean` or `sdk`.
-    pub reads: String,
+    pub requests: String,
     /// Threads that send and receive.
     pub threads: usize,
 }

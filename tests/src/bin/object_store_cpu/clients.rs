@@ -10,7 +10,7 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use bytes::Bytes;
 use hicache_core::{Access, Namespace, PageKey, PageRequest, Registration, Storage, StoreOptions};
-use hicache_obj_s3::{Access as Who, ReadPath, S3Config, S3Storage};
+use hicache_obj_s3::{Access as Who, RequestPath, S3Config, S3Storage};
 use hicache_testkit::numbered_key;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{Certificate, ClientOptions, ObjectStoreExt, PutPayload};
@@ -42,7 +42,7 @@ impl Kind {
         match self {
             Self::Bare => "bare hyper + CRC",
             Self::Hicache => "hicache, as it comes",
-            Self::HicacheSdk => "hicache, reads = sdk",
+            Self::HicacheSdk => "hicache, requests = sdk",
             Self::HicacheUnsigned => "hicache, unsigned_payload",
             Self::ObjectStore => "object_store",
             Self::Sdk => "plain SDK",
@@ -210,7 +210,7 @@ impl Ours {
         config.present_age_ms = 0;
         config.absent_age_ms = 0;
         if kind == Kind::HicacheSdk {
-            config.reads = ReadPath::Sdk;
+            config.requests = RequestPath::Sdk;
         }
         if kind == Kind::HicacheUnsigned {
             config.unsigned_payload = Some(true);
