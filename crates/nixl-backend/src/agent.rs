@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, Weak};
 use hicache_core::{Error, ErrorKind, ForkMark, Result};
 
 use crate::NIXL;
+use crate::ending;
 use crate::handles::{AgentHandle, BackendName, Options, Pairs, Parameters, c_text};
 use crate::library::Library;
 use crate::memory::{MemoryType, Registered};
@@ -110,6 +111,7 @@ impl Agent {
             let message = format!("{}, with {}", error.message(), listed(parameters));
             Error::new(error.kind(), message).with_backend(NIXL).with_operation("create backend")
         })?;
+        ending::wait_at_the_end();
         let options = Options::of(&backend)?;
         let plugin = plugin.to_owned();
         Ok(BackendHandle(Arc::new(BackendInner {

@@ -11,6 +11,7 @@
 //! | [`obj`] | [`NixlObjStorage`]: pages as objects of a bucket |
 //! | [`plugin`], [`parameters`] | [`Plugin`], [`Parameters`]: the plugins by name, and what they are told |
 //! | [`backend`] | [`NixlFileBackend`], [`NixlObjBackend`]: what the facade lists; probes |
+//! | `ending` | keeps our threads out of the library when the process ends |
 //! | `reaper` | waits for what dropped requests leave in flight |
 //! | `binding` | the C ABI, and nearly all `unsafe` of this crate |
 
@@ -29,6 +30,7 @@ pub mod request;
 extern crate self as hicache_nixl_backend;
 
 mod binding;
+mod ending;
 mod handles;
 mod reaper;
 

@@ -8,6 +8,7 @@ use hicache_core::{Error, ErrorKind, Result};
 
 use crate::NIXL;
 use crate::binding::{self, Table};
+use crate::ending;
 
 /// Both spellings of the C ABI's library.
 const NAMES: [&str; 2] = ["libnixl_capi.so", "libnixl_capi.so.0"];
@@ -92,6 +93,7 @@ impl Library {
             match binding::load(&path) {
                 Ok(loaded) => {
                     tracing::debug!(path = %path.display(), since_1_5_0 = loaded.since_1_5_0, "libnixl is loaded");
+                    ending::wait_at_the_end();
                     let (table, since_1_5_0) = (loaded.table, loaded.since_1_5_0);
                     return Ok(Arc::new(Self { table, path: Some(path), since_1_5_0 }));
                 }

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::ending;
+
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -53,6 +55,7 @@ impl Reaper {
 fn reap(shared: &Mutex<State>) {
     let (mut mine, mut pause) = (Vec::new(), FIRST_PAUSE);
     loop {
+        let inside = ending::enter();
         {
             let mut state = lock(shared);
             if !state.pending.is_empty() {
@@ -76,6 +79,7 @@ fn reap(shared: &Mutex<State>) {
             }
         }
         mine = waiting;
+        drop(inside);
         if !mine.is_empty() {
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -14,6 +14,7 @@ use super::inbox::{Command, Inbox, Intake};
 use super::pace::Pace;
 use super::ranges::Ranges;
 use crate::agent::BackendHandle;
+use crate::ending;
 use crate::memory::MemoryRegistration;
 use crate::request::{Progress, Request};
 
@@ -97,18 +98,21 @@ impl Lane {
         }
         // What the callers own may panic as it is dropped; the thread still has to say that it is gone.
         let _ = catch_unwind(AssertUnwindSafe(move || {
+            let _inside = ending::enter();
+            let mut lane = self;
             if panicked {
                 tracing::error!("a NIXL I/O thread panicked; its batches are answered Abandoned");
-                self.abandon();
+                lane.abandon();
             }
-            self.files.clear();
-            self.ranges.clear();
+            lane.files.clear();
+            lane.ranges.clear();
         }));
         inbox.finish();
     }
 
     fn run(&mut self) {
         loop {
+            let inside = ending::enter();
             let intake = self.inbox.take(&mut self.commands);
             while let Some(command) = self.commands.pop_front() {
                 self.obey(command);
@@ -121,6 +125,7 @@ impl Lane {
                 if intake != Intake::Open && self.reads.is_empty() && self.writes.is_empty() {
                     return;
                 }
+                drop(inside);
                 self.inbox.sleep(None);
                 continue;
             }
@@ -132,6 +137,7 @@ impl Lane {
                 self.pace.quicken();
             } else {
                 let pause = self.pace.pause(looked);
+                drop(inside);
                 self.inbox.sleep(Some(pause));
             }
         }
@@ -382,7 +388,10 @@ impl Lane {
     /// Waits until nothing is in flight. What lands keeps its outcome.
     fn drain(&mut self) {
         while !self.flights.is_empty() {
-            if !self.look() {
+            let inside = ending::enter();
+            let some_ended = self.look();
+            drop(inside);
+            if !some_ended {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

@@ -10,6 +10,7 @@ use hicache_core::{Error, ErrorKind, Result};
 
 use super::driver::Message;
 use super::wire::{Heads, MoreHeads};
+use crate::ending;
 
 /// Threads at most, for each one at first: those that hang are replaced up to here.
 const MOST: usize = 3;
@@ -68,11 +69,15 @@ impl HeadThreads {
             (Arc::clone(&self.waiting), self.answers.clone(), Arc::clone(&self.more));
         let ask = move || {
             while let Some((number, object)) = next(&waiting) {
+                let inside = ending::enter();
                 let answer = there(&mut heads, &more, object);
+                drop(inside);
                 if answers.send(Message::Head { number, answer }).is_err() {
-                    return;
+                    break;
                 }
             }
+            let _inside = ending::enter();
+            drop(heads);
         };
         thread::Builder::new().name("hicache-nixl-head".into()).spawn(ask).map_err(|error| {
             Error::new(ErrorKind::Unavailable, "no threads for the object store").with_source(error)

@@ -18,6 +18,7 @@ use super::driver::{Driver, Message};
 use super::shared::Shared;
 use super::wire::Wires;
 use super::{NAME, deadline, open, plugin_wire};
+use crate::ending;
 use crate::library::Library;
 
 /// Pages in a bucket, through NIXL's plugin OBJ. What the plugin can't do, deleting and listing, is `Unsupported`.
@@ -61,10 +62,12 @@ impl NixlObjStorage {
         })?;
         let (own, inbox) = (Arc::clone(&shared), sender.clone());
         let run = move || {
+            let inside = ending::enter();
             let driver = wires(&own).and_then(|mut wires| {
                 open::check(&own, &mut wires)?;
                 Driver::new(own, wires, receiver, &inbox)
             });
+            drop(inside);
             // Only its threads may send from here on.
             drop(inbox);
             match driver {

@@ -26,6 +26,7 @@ use super::heads::HeadThreads;
 use super::shared::Shared;
 use super::staging::Staging;
 use super::wire::{Wire, Wires};
+use crate::ending;
 
 /// Pauses between looks at what is under way; the shortest after something has happened.
 const FIRST_PAUSE: Duration = Duration::from_micros(50);
@@ -121,16 +122,20 @@ impl Driver {
     pub(crate) fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
+            let inside = ending::enter();
             self.pump();
             if self.is_over() {
                 self.closers.drain(..).for_each(|closer| _ = closer.send(()));
-                return;
+                drop(self);
+                return drop(inside);
             }
+            drop(inside);
             let received = match (self.moving.is_empty(), self.has_deadlines()) {
                 (false, _) => self.inbox.recv_timeout(pause),
                 (true, true) => self.inbox.recv_timeout(IDLE),
                 (true, false) => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
+            let _inside = ending::enter();
             pause = (pause * 2).min(LONGEST_PAUSE);
             if let Ok(message) = received {
                 self.take(message);
