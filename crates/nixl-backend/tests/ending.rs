@@ -23,7 +23,7 @@ fn a_process_ends_in_order_whatever_is_at_work() {
 }
 
 #[test]
-#[ignore = "a part of the other, which runs it in a process of its own"]
+#[ignore = "a part of the others, which run it in a process of its own"]
 fn inside() {
     let Some(library) = library() else { return };
     for queue in QUEUES {
