@@ -200,6 +200,7 @@ def test_an_object_without_weak_references(connector, driver):
     assert storage.set("k", Slotted(source)) is True
     assert storage.get("k", Slotted(target)) is not None and target.look() == source.look()
     assert len(storage._arrays) == 0
+    assert storage._arrays._stage is None, "the CPU has no way to that memory"
 
 
 def test_what_can_not_be_moved(connector, driver):
