@@ -135,5 +135,7 @@ print("ran")
 @pytest.mark.parametrize("how", ["close", "leave", "fork"])
 def test_nobody_calls_the_driver_while_the_process_ends(libraries, tmp_path, how):
     """Nor in a child of a fork: the library that stands in ends such a process by a signal."""
-    said = python(libraries, ["-c", LEFT_OPEN, str(tmp_path / "store"), how], tmp_path, STANDIN_STRICT="1")
+    program = ["-c", LEFT_OPEN, str(tmp_path / "store"), how]
+    # Freeing takes its time, as that of pinned memory does.
+    said = python(libraries, program, tmp_path, STANDIN_STRICT="1", STANDIN_FREE_MS="50")
     assert (said.returncode, said.stdout) == (0, "ran\n"), said.stderr

@@ -6,6 +6,7 @@ use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use hicache_core::{Direction, Error, MemoryKind, Region, Result};
 
 /// One copy between staging memory and a caller's.
@@ -36,6 +37,7 @@ impl From<Error> for CopyFailure {
 }
 
 /// Makes lanes, and the memory that they stage in.
+#[async_trait]
 pub trait Copier: Send + Sync + fmt::Debug + 'static {
     /// The memory that it reaches.
     fn memory(&self) -> MemoryKind;
@@ -57,6 +59,9 @@ pub trait Copier: Send + Sync + fmt::Debug + 'static {
     fn proves_idle(&self) -> bool {
         false
     }
+
+    /// Waits for what is left to do with memory that it gave and that nobody uses any more.
+    async fn settle(&self) {}
 }
 
 /// One thread's way to copy.
@@ -77,6 +82,7 @@ pub trait Lane {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostCopier;
 
+#[async_trait]
 impl Copier for HostCopier {
     fn memory(&self) -> MemoryKind {
         MemoryKind::Host

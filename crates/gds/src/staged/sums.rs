@@ -29,6 +29,12 @@ impl Sums {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives the staging memory back.
+    pub(crate) async fn end(&self) {
+        self.kept().clear();
+        self.copier.settle().await;
+    }
+
     /// CRC-64/NVMe over the pieces in order.
     pub(crate) fn sum(&self, memory: &PageMemory) -> Result<u64> {
         if memory.pieces().iter().all(|piece| piece.lease().region().kind().is_host()) {
