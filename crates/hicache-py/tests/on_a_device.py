@@ -194,12 +194,30 @@ def test_an_object_without_weak_references(connector, driver):
 
         __cuda_array_interface__ = property(lambda self: self.described)
 
+    class Watched:
+        """A store, and what is registered in it."""
+
+        def __init__(self, store):
+            self._inner, self.handles = store, []
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+        def register(self, *arguments):
+            self.handles.append(self._inner.register(*arguments))
+            return self.handles[-1]
+
+        def deregister(self, handle):
+            self.handles.remove(handle)
+            return self._inner.deregister(handle)
+
     storage = connector()
+    watched = storage._arrays._store = Watched(storage._store)
     source, target = Memory(driver, pattern(1)), Memory(driver, bytes(PAGE))
     assert storage.register(Slotted(source)) is False
     assert storage.set("k", Slotted(source)) is True
     assert storage.get("k", Slotted(target)) is not None and target.look() == source.look()
-    assert len(storage._arrays) == 0
+    assert len(storage._arrays) == 0 and watched.handles == []
     assert storage._arrays._stage is None, "the CPU has no way to that memory"
 
 
