@@ -6,25 +6,37 @@ use std::sync::Arc;
 
 use hicache_core::{Backend, Engine, Result};
 use hicache_gds::probe::Helper;
-use hicache_gds::{CuFileConfig, GdsBackend, StagedConfig};
+use hicache_gds::{CuFileConfig, DeviceChecksums, GdsBackend, StagedConfig};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 
 /// What the helper is called with, before what the probe adds.
 const COMMAND: &str = "probe-gds";
 
 /// Through cuFile where bytes go past host memory there, through pinned memory elsewhere.
 pub(crate) fn backend(config: &Config) -> Box<dyn Backend> {
+    Box::new(typed(config))
+}
+
+fn typed(config: &Config) -> GdsBackend {
     let settings = config.settings();
     let own = config.clone();
-    Box::new(GdsBackend {
+    let device_checksums = match settings.gds.device_checksums {
+        config::DeviceChecksums::Auto => DeviceChecksums::Auto,
+        config::DeviceChecksums::Never => DeviceChecksums::Never,
+    };
+    GdsBackend {
         device: settings.device.unwrap_or(0),
-        cufile: CuFileConfig { library: settings.gds.library.clone(), ..CuFileConfig::default() },
-        staged: StagedConfig::default(),
+        cufile: CuFileConfig {
+            library: settings.gds.library.clone(),
+            device_checksums,
+            ..CuFileConfig::default()
+        },
+        staged: StagedConfig { device_checksums, ..StagedConfig::default() },
         helper: helper(config),
         directory: settings.storage_dir.first().cloned().unwrap_or_default(),
         below: Arc::new(move || host_engine(&own)),
-    })
+    }
 }
 
 /// The engine for host memory: io_uring, or threads where the kernel refuses it.
@@ -62,6 +74,15 @@ mod tests {
             (helper.program, helper.arguments),
             ("python3".into(), vec!["-m".into(), "x".into(), COMMAND.into()])
         );
+    }
+
+    #[test]
+    fn both_engines_are_told_who_sums() {
+        for (word, wanted) in [("auto", DeviceChecksums::Auto), ("never", DeviceChecksums::Never)] {
+            let backend = typed(&Config::builder().set("gds.device_checksums", word).build().unwrap());
+            assert_eq!((backend.cufile.device_checksums, backend.staged.device_checksums), (wanted, wanted));
+        }
+        assert_eq!(typed(&Config::builder().build().unwrap()).staged, StagedConfig::default());
     }
 
     #[test]
