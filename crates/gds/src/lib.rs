@@ -36,7 +36,7 @@ pub use backend::GdsBackend;
 pub use checksum::{ChecksumCounts, DeviceChecksums, Summer};
 pub use cuda::{Context, Cuda};
 pub use cufile::{Driver, Library};
-pub use device::CudaDevice;
+pub use device::{CudaDevice, ShortCopies};
 pub use engine::{Calls, CuFileConfig, CuFileEngine};
 pub use staged::{CudaCopier, HostCopier, StagedConfig, StagedEngine};
 

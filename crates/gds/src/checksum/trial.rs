@@ -75,7 +75,7 @@ mod tests {
         assert!(pages.iter().flatten().all(|&(at, length)| length > 0 && at + length <= BYTES));
         let one: Vec<(usize, usize)> =
             pages.iter().filter(|page| page.len() == 1).map(|page| page[0]).collect();
-        for rest in [0, 1, 3, 7] {
+        for rest in [0, 1, 7] {
             assert!(one.iter().any(|&(at, length)| at % 8 == 1 && length % 8 == rest), "{rest}");
         }
         assert!(one.iter().any(|&(_, length)| length > 1 << 21));

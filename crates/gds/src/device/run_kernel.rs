@@ -97,7 +97,9 @@ impl RunKernel {
     /// Whether these copies are for the kernel: many, and short.
     pub(super) fn wants(&self, copies: &[RawCopy]) -> bool {
         let bytes: usize = copies.iter().map(|copy| copy.bytes).sum();
-        self.without.get().is_none() && copies.len() >= LEAST_RUNS && bytes / copies.len() < LEAST_BATCHED_BYTES
+        self.without.get().is_none()
+            && copies.len() >= LEAST_RUNS
+            && bytes / copies.len() < LEAST_BATCHED_BYTES
     }
 
     /// Queues copies, in no order among each other, and answers how many of them, from the first on; the others are for the copy
