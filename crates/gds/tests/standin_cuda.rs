@@ -47,6 +47,7 @@ fn everything_holds() {
         "checksums by the kernel: 58 pages, bit for bit the CPU's",
         "checksums of staged: by the kernel: 3 by the kernel, 0 through pinned memory",
         "copies: 50 pairs of layouts compared with the CPU's\n",
+        "short copies: by the kernel: ",
         "all held",
     ] {
         assert!(text.contains(line), "{line:?} is not in {text}");
@@ -64,6 +65,9 @@ fn an_older_driver_copies_one_by_one() {
 #[test]
 fn a_kernel_that_is_wrong_is_said() {
     let Some(library) = standins::cuda() else { return };
+    let (output, text) = run(library.path(), &[("STANDIN_KERNELS", "odd copies")]);
+    let reason = "short copies: by the copy engines (the kernel that copies gets known bytes wrong";
+    assert!(output.status.success() && text.contains(reason), "{text}");
     let (output, text) = run(library.path(), &[("STANDIN_KERNELS", "unaligned")]);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("WRONG  checksums by the kernel: "), "{text}");
