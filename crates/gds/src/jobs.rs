@@ -104,7 +104,7 @@ pub(crate) fn admit(
     if progress.iter().all(|progress| progress.outcome.is_err()) {
         let outcomes = progress.into_iter().map(|progress| progress.outcome).collect();
         let extents = extents.into_iter().map(Some).collect();
-        return Admission::Answered(Transfer::ready(ExtentsDone { outcomes, extents }));
+        return Admission::Answered(Transfer::ready(ExtentsDone::new(outcomes, extents)));
     }
     let mut pieces = Vec::with_capacity(extents.len());
     for (position, (extent, progress)) in extents.iter().zip(&mut progress).enumerate() {
@@ -247,7 +247,7 @@ impl Job {
         let outcomes =
             std::mem::take(&mut state.progress).into_iter().map(|progress| progress.outcome).collect();
         let extents = std::mem::take(&mut state.extents);
-        Some((completion, ExtentsDone { outcomes, extents }))
+        Some((completion, ExtentsDone::new(outcomes, extents)))
     }
 }
 

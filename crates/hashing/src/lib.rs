@@ -11,6 +11,7 @@
 //! | [`text_key_digest`] | SHA-256, kept apart from page hashes | keys that are strings |
 //! | [`Fingerprint`] | SHA-256 cut to 16 bytes | names of namespace directories |
 //! | [`checksum()`], [`Checksum`] | CRC-64/NVMe | bytes of pages |
+//! | [`Joining`] | the same of runs that were summed apart | bytes of pages in pieces |
 //! | [`record_check`] | CRC-32C | journal records |
 //! | [`route()`] | rendezvous hashing | which root holds a page |
 //!
@@ -29,6 +30,7 @@
 mod checksum;
 mod fingerprint;
 mod hex;
+mod join;
 mod message;
 mod page_hash;
 mod route;
@@ -39,6 +41,7 @@ mod token;
 pub use checksum::{Checksum, checksum, checksum_pieces, record_check};
 pub use fingerprint::{Fingerprint, FingerprintBuilder};
 pub use hex::{HexError, hex_digits, parse_hex32, to_hex};
+pub use join::Joining;
 pub use page_hash::{Digest, bigram_page_hashes, page_hash, page_hash_u32, page_hashes};
 pub use route::{RootId, route};
 pub use seed::chain_seed;

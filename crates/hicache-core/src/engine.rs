@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use smallvec::SmallVec;
 
 use crate::error::{Error, Result};
 use crate::memory::{OwnerId, PageMemory, Registration};
@@ -194,6 +195,9 @@ impl Extent {
     }
 }
 
+/// A CRC-64/NVMe for each piece of an extent.
+pub type PieceSums = SmallVec<[u64; 8]>;
+
 /// The answer to a batch of extents, in the order of the batch.
 #[derive(Debug)]
 pub struct ExtentsDone {
@@ -202,15 +206,22 @@ pub struct ExtentsDone {
     pub outcomes: Vec<Result<u64>>,
     /// The extents, with their leases; `None` where the operation was lost and its memory may still be in use.
     pub extents: Vec<Option<Extent>>,
+    /// What an engine that had a read's bytes in hand as they arrived has summed, for whoever would go over the memory
+    /// again: of an extent that was read whole, a sum for each piece. Empty, or `None`, where there is nothing.
+    pub sums: Vec<Option<PieceSums>>,
+}
+
+impl ExtentsDone {
+    /// An answer without sums.
+    pub fn new(outcomes: Vec<Result<u64>>, extents: Vec<Option<Extent>>) -> Self {
+        Self { outcomes, extents, sums: Vec::new() }
+    }
 }
 
 impl Answer for ExtentsDone {
     fn abandoned(len: usize) -> Self {
         let error = Error::new(crate::ErrorKind::Abandoned, "the engine lost the operation");
-        Self {
-            outcomes: (0..len).map(|_| Err(error.clone())).collect(),
-            extents: (0..len).map(|_| None).collect(),
-        }
+        Self::new((0..len).map(|_| Err(error.clone())).collect(), (0..len).map(|_| None).collect())
     }
 }
 

@@ -50,7 +50,9 @@ pub use device::{
     Block, CopiesDone, CopyBatch, CopyPlan, CpuDevice, Device, DeviceFault, DeviceOperation, Event, PageCopy,
     PageLeases, Place, StepHook, Stream,
 };
-pub use engine::{Completes, Direction, Engine, EngineCapabilities, EngineFile, Extent, ExtentsDone};
+pub use engine::{
+    Completes, Direction, Engine, EngineCapabilities, EngineFile, Extent, ExtentsDone, PieceSums,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use fork_mark::ForkMark;
 pub use hicache_hashing as hashing;

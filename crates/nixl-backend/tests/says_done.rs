@@ -102,7 +102,7 @@ impl Engine for SaysDone {
             extents.iter_mut().for_each(|extent| Self::move_half(direction, extent));
         }
         let outcomes = extents.iter().map(|extent| Ok(extent.memory.bytes() as u64)).collect();
-        Transfer::ready(ExtentsDone { outcomes, extents: extents.into_iter().map(Some).collect() })
+        Transfer::ready(ExtentsDone::new(outcomes, extents.into_iter().map(Some).collect()))
     }
 
     async fn close(&self) -> Result<()> {

@@ -55,7 +55,7 @@ impl Engine for Stub {
 
     fn submit(&self, _: Direction, extents: Vec<Extent>) -> Transfer<ExtentsDone> {
         let outcomes = extents.iter().map(|extent| Ok(extent.memory.bytes() as u64)).collect();
-        Transfer::ready(ExtentsDone { outcomes, extents: extents.into_iter().map(Some).collect() })
+        Transfer::ready(ExtentsDone::new(outcomes, extents.into_iter().map(Some).collect()))
     }
 
     async fn close(&self) -> Result<()> {

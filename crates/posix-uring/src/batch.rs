@@ -1,8 +1,8 @@
 //! One batch: what becomes of each of its extents, and the one answer.
 
 use hicache_core::{
-    Completion, Direction, EngineCapabilities, Error, ErrorKind, Extent, ExtentsDone, OwnerId, Result,
-    Transfer,
+    Completion, Direction, EngineCapabilities, Error, ErrorKind, Extent, ExtentsDone, OwnerId, PieceSums,
+    Result, Transfer,
 };
 
 /// Extents that were submitted together, and their outcomes so far. Whoever has it answers once, by
@@ -11,6 +11,8 @@ pub(crate) struct Batch {
     pub(crate) direction: Direction,
     outcomes: Vec<Option<Result<u64>>>,
     extents: Vec<Option<Extent>>,
+    /// Empty as long as there are none.
+    sums: Vec<Option<PieceSums>>,
     completion: Completion<ExtentsDone>,
     next: usize,
     unfinished: usize,
@@ -40,10 +42,12 @@ impl Batch {
         let extents: Vec<_> = extents.into_iter().map(Some).collect();
         if unfinished == 0 {
             let outcomes = outcomes.into_iter().flatten().collect();
-            return Admission::Answered(Transfer::ready(ExtentsDone { outcomes, extents }));
+            return Admission::Answered(Transfer::ready(ExtentsDone::new(outcomes, extents)));
         }
         let (completion, transfer) = Transfer::channel(extents.len());
-        Admission::Accepted(Self { direction, outcomes, extents, completion, next: 0, unfinished }, transfer)
+        let sums = Vec::new();
+        let batch = Self { direction, outcomes, extents, sums, completion, next: 0, unfinished };
+        Admission::Accepted(batch, transfer)
     }
 
     /// The next extent that nobody works on yet, and its position.
@@ -78,6 +82,14 @@ impl Batch {
         self.unfinished == 0
     }
 
+    /// Keeps the sums of an extent that has not come back yet.
+    pub(crate) fn keep(&mut self, position: usize, sums: PieceSums) {
+        if self.sums.is_empty() {
+            self.sums.resize(self.extents.len(), None);
+        }
+        self.sums[position] = Some(sums);
+    }
+
     /// Answers. An extent without an outcome was lost.
     pub(crate) fn answer(self) {
         let lost = Error::new(ErrorKind::Abandoned, "the engine lost the operation");
@@ -89,6 +101,7 @@ impl Batch {
         let outcomes =
             self.outcomes.into_iter().map(|known| known.unwrap_or_else(|| Err(error.clone()))).collect();
         // Nobody waits any more: the extents end here, where the device has finished with them.
-        drop(self.completion.answer(ExtentsDone { outcomes, extents: self.extents }));
+        let done = ExtentsDone { sums: self.sums, ..ExtentsDone::new(outcomes, self.extents) };
+        drop(self.completion.answer(done));
     }
 }

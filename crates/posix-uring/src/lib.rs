@@ -10,6 +10,7 @@
 //! | [`huge_pages`] | [`HugePages`]: how much of a range is backed by huge pages |
 //! | `batch`, `operation` | what becomes of each extent: short results, retries, the one answer |
 //! | `file` | direct and buffered descriptors of one inode, and which of them an operation takes |
+//! | `cached` | reads of what the page cache has, summed as they come |
 //! | `inbox`, `worker` | the queue to a ring thread, and what that thread does |
 //! | `ring` | the io_uring itself, and nearly all `unsafe` of this crate |
 //! | `memory`, `table` | registered buffers, and the slots of the kernel's tables |
@@ -28,6 +29,7 @@ pub mod huge_pages;
 pub mod pread;
 
 mod batch;
+mod cached;
 mod file;
 mod inbox;
 mod memory;

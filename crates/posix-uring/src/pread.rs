@@ -13,13 +13,14 @@ use std::thread::{self, JoinHandle};
 use async_trait::async_trait;
 use hicache_core::{
     Direction, Engine, EngineCapabilities, EngineFile, Error, ErrorKind, Extent, ExtentsDone, ForkMark,
-    OwnerId, Region, Registration, Result, Transfer,
+    OwnerId, PieceSums, Region, Registration, Result, Transfer,
 };
 use rustix::io::{Errno, preadv, pwritev};
 use tokio::sync::oneshot;
 
 use crate::PREAD;
 use crate::batch::{Admission, Batch};
+use crate::cached::Cached;
 use crate::config::PreadConfig;
 use crate::engine::{capabilities, check_kind, warn_of_no_direct};
 use crate::file::OpenFile;
@@ -205,11 +206,12 @@ impl Shared {
 
     /// A thread's life.
     fn work(&self) {
+        let mut cached = Cached::default();
         while let Some((job, direction, position, extent)) = self.next() {
             // What a caller owns may panic as it is dropped or woken; the thread goes on with the next.
             let _ = catch_unwind(AssertUnwindSafe(|| {
-                let (outcome, extent) = perform(direction, extent);
-                job.finish(position, outcome, extent);
+                let (outcome, extent, sums) = perform(direction, extent, &mut cached);
+                job.finish(position, outcome, extent, sums);
             }));
         }
         let waiting = {
@@ -256,9 +258,12 @@ impl Job {
         batch.take_next().map(|(position, extent)| (batch.direction, position, extent))
     }
 
-    fn finish(&self, position: usize, outcome: Result<u64>, extent: Extent) {
+    fn finish(&self, position: usize, outcome: Result<u64>, extent: Extent, sums: Option<PieceSums>) {
         let answered = {
             let mut batch = self.lock();
+            if let (Some(batch), Some(sums)) = (batch.as_mut(), sums) {
+                batch.keep(position, sums);
+            }
             let last = batch.as_mut().is_some_and(|batch| batch.finish(position, outcome, extent));
             if last { batch.take() } else { None }
         };
@@ -269,19 +274,26 @@ impl Job {
     }
 }
 
-/// Moves one extent to its end.
-fn perform(direction: Direction, extent: Extent) -> (Result<u64>, Extent) {
+/// Moves one extent to its end. With the sums of its pieces where they were taken on the way.
+fn perform(
+    direction: Direction,
+    extent: Extent,
+    cached: &mut Cached,
+) -> (Result<u64>, Extent, Option<PieceSums>) {
     let Some(file) = extent.file.token::<Arc<OpenFile>>().map(Arc::clone) else {
         let error = Error::new(ErrorKind::Unexpected, "a file without what its engine knows of it");
-        return (Err(error.with_backend(PREAD)), extent);
+        return (Err(error.with_backend(PREAD)), extent, None);
     };
     let mut operation = Operation::new(PREAD, direction, (0, 0), extent, file);
+    if let Some(sums) = cached.read(&mut operation) {
+        return (Ok(operation.done()), operation.extent, Some(sums));
+    }
     loop {
         let result = call(&mut operation);
         match operation.advance(result) {
             Step::Again => {}
             Step::After(pause) => thread::sleep(pause),
-            Step::Finished(outcome) => return (outcome, operation.extent),
+            Step::Finished(outcome) => return (outcome, operation.extent, None),
         }
     }
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::URING;
 use crate::batch::Batch;
+use crate::cached::Cached;
 use crate::inbox::{Command, Inbox, Intake};
 use crate::memory::{FileToken, Memory};
 use crate::operation::{Operation, Step};
@@ -20,6 +21,8 @@ use crate::turns::Turns;
 
 /// Rounds after which a part of memory is registered although there is other work.
 const MOST_ROUNDS_BEFORE_REGISTERING: u32 = 256;
+/// Bytes that are read from the page cache by this thread before it looks around.
+const MOST_READ_HERE_BYTES: u64 = 8 << 20;
 /// Limits of how long several completions are waited for at once.
 const LEAST_PATIENCE: Duration = Duration::from_millis(2);
 const MOST_PATIENCE: Duration = Duration::from_millis(50);
@@ -39,6 +42,7 @@ pub(crate) struct Worker {
     commands: VecDeque<Command>,
     batches: Batches,
     turns: Turns,
+    cached: Cached,
     /// Operations that the kernel put off, and when to begin them again.
     paused: Vec<(Instant, Operation)>,
     /// Parts of memory that are to be registered.
@@ -72,6 +76,7 @@ impl Worker {
             commands: VecDeque::new(),
             batches: Batches::default(),
             turns: Turns::new(Instant::now()),
+            cached: Cached::default(),
             paused: Vec::new(),
             unregistered: VecDeque::new(),
             rounds_since_registering: 0,
@@ -114,7 +119,12 @@ impl Worker {
             while let Some(command) = self.commands.pop_front() {
                 self.obey(command);
             }
-            self.start_what_can_be();
+            if self.start_what_can_be() {
+                // There is more, but others get their turn: what has ended, and what came meanwhile.
+                self.ring.wait(1, Some(Duration::ZERO))?;
+                self.take_events();
+                continue;
+            }
             if self.intake == Intake::Closed && self.is_idle() {
                 return Ok(());
             }
@@ -170,7 +180,8 @@ impl Worker {
         }
     }
 
-    fn start_what_can_be(&mut self) {
+    /// True if there is more to start: much has been read here meanwhile.
+    fn start_what_can_be(&mut self) -> bool {
         if !self.paused.is_empty() {
             let now = Instant::now();
             for (due, operation) in std::mem::take(&mut self.paused) {
@@ -178,6 +189,7 @@ impl Worker {
             }
         }
         let (depth, now) = (self.ring.depth(), Instant::now());
+        let mut read_here = 0;
         while self.ring.has_room()
             && let Some((direction, number)) = self.turns.next(depth, now)
         {
@@ -192,12 +204,27 @@ impl Worker {
             };
             let file = Arc::clone(&token.file);
             self.turns.started(direction, now);
-            self.start(Operation::new(URING, direction, (number, position), extent, file));
+            let mut operation = Operation::new(URING, direction, (number, position), extent, file);
+            match self.cached.read(&mut operation) {
+                None => self.start(operation),
+                Some(sums) => {
+                    self.turns.ended(direction, now);
+                    read_here += operation.done();
+                    if let Some(batch) = self.batches.get(number) {
+                        batch.keep(position, sums);
+                    }
+                    self.finish(number, position, Ok(operation.done()), operation.extent);
+                }
+            }
             // So that nothing seems to wait when all has been started.
             if self.batches.get(number).is_none_or(|batch| batch.is_exhausted()) {
                 self.turns.pop(direction);
             }
+            if read_here >= MOST_READ_HERE_BYTES {
+                return !self.turns.nothing_waits();
+            }
         }
+        false
     }
 
     fn start(&mut self, operation: Operation) {

@@ -105,10 +105,7 @@ impl Engine for Mirror {
             .collect();
         if checked.iter().all(Result::is_err) {
             let outcomes = checked.into_iter().map(|checked| checked.map(|()| 0)).collect();
-            return Transfer::ready(ExtentsDone {
-                outcomes,
-                extents: extents.into_iter().map(Some).collect(),
-            });
+            return Transfer::ready(ExtentsDone::new(outcomes, extents.into_iter().map(Some).collect()));
         }
         let (completion, transfer) = Transfer::channel(extents.len());
         self.running.count.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
@@ -157,7 +154,7 @@ fn run(
     if let Err(error) = result {
         good.iter().for_each(|&position| outcomes[position] = Err(error.clone()));
     }
-    ExtentsDone { outcomes, extents: extents.into_iter().map(Some).collect() }
+    ExtentsDone::new(outcomes, extents.into_iter().map(Some).collect())
 }
 
 /// The same extent in memory of the device.

@@ -47,7 +47,7 @@ impl Batch {
         let extents: Vec<_> = extents.into_iter().map(Some).collect();
         if unfinished == 0 {
             let outcomes = outcomes.into_iter().flatten().collect();
-            return Admission::Answered(Transfer::ready(ExtentsDone { outcomes, extents }));
+            return Admission::Answered(Transfer::ready(ExtentsDone::new(outcomes, extents)));
         }
         let (completion, transfer) = Transfer::channel(extents.len());
         let batch = Self { direction, foreign, outcomes, extents, completion, next: 0, unfinished };
@@ -91,7 +91,7 @@ impl Batch {
         let outcomes =
             self.outcomes.into_iter().map(|known| known.unwrap_or_else(|| Err(error.clone()))).collect();
         // Nobody waits any more: the extents end here, where the device has finished with them.
-        drop(self.completion.answer(ExtentsDone { outcomes, extents: self.extents }));
+        drop(self.completion.answer(ExtentsDone::new(outcomes, self.extents)));
     }
 }
 

@@ -9,7 +9,7 @@ use hicache_core::{
 
 use smallvec::SmallVec;
 
-use super::runs::submit;
+use super::runs::{Answer, submit};
 use super::{EngineRegistrations, Progress, Shared};
 use crate::set::SegmentFile;
 
@@ -33,6 +33,8 @@ pub(crate) struct Moved {
     pub(crate) result: Result<()>,
     /// `None` where the memory may still be in use.
     pub(crate) memory: Option<PageMemory>,
+    /// The checksum of its bytes as they were read into its memory, where the engine has taken it.
+    pub(crate) sum: Option<u64>,
     /// Whether the device may still be at it: in the page's memory, or in the place in the file.
     pub(crate) lost: bool,
 }
@@ -40,7 +42,7 @@ pub(crate) struct Moved {
 impl Moved {
     /// A page that never went to a device.
     fn refused(page: Move, error: Error) -> Self {
-        Self { tag: page.tag, result: Err(error), memory: Some(page.memory), lost: false }
+        Self { tag: page.tag, result: Err(error), memory: Some(page.memory), sum: None, lost: false }
     }
 }
 
@@ -124,16 +126,20 @@ impl Shared {
                     tickets.push(Ticket { tag: page.tag, bytes: memory.bytes() as u64, originals });
                     extents.push(Extent { file, offset: page.offset, memory });
                 }
-                Err(error) => {
-                    moved.push(Moved { tag: page.tag, result: Err(error), memory: None, lost: false })
-                }
+                Err(error) => moved.push(Moved {
+                    tag: page.tag,
+                    result: Err(error),
+                    memory: None,
+                    sum: None,
+                    lost: false,
+                }),
             }
         }
-        for (ticket, (result, extent)) in tickets.into_iter().zip(submit(engine, direction, extents).await) {
-            let result = result.and_then(|bytes| ticket.whole(bytes, direction));
-            let lost = extent.is_none();
-            let memory = extent.and_then(|extent| under(extent.memory, &ticket.originals).ok());
-            moved.push(Moved { tag: ticket.tag, result, memory, lost });
+        for (ticket, answer) in tickets.into_iter().zip(submit(engine, direction, extents).await) {
+            let result = answer.outcome.and_then(|bytes| ticket.whole(bytes, direction));
+            let lost = answer.extent.is_none();
+            let memory = answer.extent.and_then(|extent| under(extent.memory, &ticket.originals).ok());
+            moved.push(Moved { tag: ticket.tag, result, memory, sum: answer.sum, lost });
         }
     }
 
@@ -183,7 +189,7 @@ impl Shared {
                 }
             }
             let done = submit(engine, direction, extents).await;
-            for ((mut page, slot), (result, extent)) in waiting.into_iter().zip(done) {
+            for ((mut page, slot), Answer { outcome: result, extent, .. }) in waiting.into_iter().zip(done) {
                 let ticket =
                     Ticket { tag: page.tag, bytes: page.memory.bytes() as u64, originals: OfPieces::new() };
                 let mut result = result.and_then(|bytes| ticket.whole(bytes.min(ticket.bytes), direction));
@@ -201,7 +207,7 @@ impl Shared {
                     pool.lose();
                 }
                 // The caller's own memory was never with the device.
-                moved.push(Moved { tag: page.tag, result, memory: Some(page.memory), lost });
+                moved.push(Moved { tag: page.tag, result, memory: Some(page.memory), sum: None, lost });
             }
             progress.mark();
         }

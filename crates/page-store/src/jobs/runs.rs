@@ -3,8 +3,10 @@
 //! then done once for several pages.
 
 use hicache_core::{
-    Completes, Direction, Engine, EngineCapabilities, Error, ErrorKind, Extent, PageMemory, Result,
+    Completes, Direction, Engine, EngineCapabilities, Error, ErrorKind, Extent, PageMemory, Piece, PieceSums,
+    Result,
 };
+use hicache_hashing::Joining;
 
 /// Most bytes of a run. Disks gain little from more, and what is verified or freed together should not be too much.
 const MOST_RUN_BYTES: u64 = 512 << 10;
@@ -95,8 +97,41 @@ fn split(parts: &[Part], extent: Extent) -> impl Iterator<Item = Result<Extent>>
     })
 }
 
-/// What an engine says of an extent; without the extent it was lost.
-type Answer = (Result<u64>, Option<Extent>);
+/// What an engine says of a page.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) outcome: Result<u64>,
+    /// `None`: it was lost.
+    pub(super) extent: Option<Extent>,
+    /// The checksum of its bytes as they were read, where the engine has taken it.
+    pub(super) sum: Option<u64>,
+}
+
+/// What an engine says of an extent.
+type Answered = (Result<u64>, Option<Extent>, Option<PieceSums>);
+
+/// Joins the sums of pieces; those of a batch mostly have one length.
+#[derive(Default)]
+struct Sums(Option<Joining>);
+
+impl Sums {
+    /// The sum of a page with these pieces; nothing if there is not one for each.
+    fn page(&mut self, pieces: &[Piece], sums: &[u64]) -> Option<u64> {
+        let (&first, rest) = sums.split_first().filter(|_| sums.len() == pieces.len())?;
+        Some(rest.iter().zip(&pieces[1..]).fold(first, |sum, (&next, piece)| {
+            let bytes = piece.len() as u64;
+            let behind = self.0.filter(|kept| kept.bytes() == bytes).unwrap_or_else(|| Joining::with(bytes));
+            self.0 = Some(behind);
+            behind.join(sum, next)
+        }))
+    }
+
+    fn whole(&mut self, (outcome, extent, sums): Answered) -> Answer {
+        let sum = extent.as_ref().zip(sums);
+        let sum = sum.and_then(|(extent, sums)| self.page(extent.memory.pieces(), &sums));
+        Answer { outcome, extent, sum }
+    }
+}
 
 /// Moves the extents of pages, those that lie side by side as one. A run that fails or stops short is repeated page by page:
 /// one bad page costs only itself.
@@ -104,63 +139,71 @@ pub(super) async fn submit(engine: &dyn Engine, direction: Direction, extents: V
     let count = extents.len();
     let Joined { extents, runs, parts } = Joined::new(extents, engine.capabilities());
     let answers = request(engine, direction, extents).await;
+    let mut joined = Sums::default();
     if runs.len() == count {
-        return answers;
+        return answers.into_iter().map(|answer| joined.whole(answer)).collect();
     }
     let mut pages: Vec<Answer> = Vec::with_capacity(count);
     let (mut again, mut places) = (Vec::new(), Vec::new());
-    for (run, (outcome, extent)) in runs.iter().zip(answers) {
+    for (run, (outcome, extent, sums)) in runs.iter().zip(answers) {
         let extent = match extent {
             Some(extent) if run.pages > 1 => extent,
             extent => {
-                pages.extend((1..run.pages).map(|_| (outcome.clone(), None)));
-                pages.push((outcome, extent));
+                let lost = || Answer { outcome: outcome.clone(), extent: None, sum: None };
+                pages.extend((1..run.pages).map(|_| lost()));
+                pages.push(joined.whole((outcome, extent, sums)));
                 continue;
             }
         };
         let alone =
             outcome.as_ref().map_or_else(|error| error.kind() == ErrorKind::Io, |&all| all != run.bytes);
         let parts = &parts[pages.len()..][..run.pages];
+        let sums = sums.filter(|sums| sums.len() == run.pieces).unwrap_or_default();
+        let mut sums = sums.as_slice();
         for (part, page) in parts.iter().zip(split(parts, extent)) {
+            let own = sums.split_off(..part.pieces.min(sums.len())).unwrap_or_default();
             match page {
                 Ok(extent) if alone => {
                     places.push(pages.len());
                     again.push(extent);
-                    pages.push((outcome.clone(), None));
+                    pages.push(Answer { outcome: outcome.clone(), extent: None, sum: None });
                 }
-                Ok(extent) => pages.push((outcome.clone().map(|_| part.bytes), Some(extent))),
-                Err(error) => pages.push((Err(error), None)),
+                Ok(extent) => {
+                    let sum = joined.page(extent.memory.pieces(), own);
+                    let outcome = outcome.clone().map(|_| part.bytes);
+                    pages.push(Answer { outcome, extent: Some(extent), sum });
+                }
+                Err(error) => pages.push(Answer { outcome: Err(error), extent: None, sum: None }),
             }
         }
     }
     if !again.is_empty() {
         for (place, answer) in places.into_iter().zip(request(engine, direction, again).await) {
-            pages[place] = answer;
+            pages[place] = joined.whole(answer);
         }
     }
     pages
 }
 
 /// One engine batch. A request that fails as a whole is repeated extent by extent.
-async fn request(engine: &dyn Engine, direction: Direction, extents: Vec<Extent>) -> Vec<Answer> {
+async fn request(engine: &dyn Engine, direction: Direction, extents: Vec<Extent>) -> Vec<Answered> {
     let count = extents.len();
     let done = engine.submit(direction, extents).await;
-    let mut results: Vec<_> = done.outcomes.into_iter().zip(done.extents).collect();
+    let sums = done.sums.into_iter().chain(std::iter::repeat(None));
+    let answers = done.outcomes.into_iter().zip(done.extents).zip(sums);
+    let mut results: Vec<Answered> =
+        answers.map(|((outcome, extent), sums)| (outcome, extent, sums)).collect();
     if engine.capabilities().completes == Completes::PerRequest && count > 1 {
         // All repeats are under way at once, each a request of its own.
         let failed = |error: &Error| error.kind() == ErrorKind::Io;
-        let repeats = results.iter_mut().filter_map(|(outcome, extent)| {
-            outcome
-                .as_ref()
-                .is_err_and(failed)
-                .then(|| extent.take())
-                .flatten()
-                .map(|taken| (outcome, extent, taken))
+        let repeats = results.iter_mut().filter_map(|answer| {
+            let taken = answer.0.as_ref().is_err_and(failed).then(|| answer.1.take()).flatten();
+            taken.map(|taken| (answer, taken))
         });
-        let repeats = repeats.map(|(outcome, extent, taken)| async move {
+        let repeats = repeats.map(|(answer, taken)| async move {
             let mut again = engine.submit(direction, vec![taken]).await;
             if let (Some(second), Some(back)) = (again.outcomes.pop(), again.extents.pop()) {
-                (*outcome, *extent) = (second, back);
+                *answer = (second, back, again.sums.pop().flatten());
             }
         });
         futures::future::join_all(repeats).await;
