@@ -63,7 +63,7 @@ fn pages_of_a_device_are_stored_loaded_and_verified() {
     for (variable, value) in [
         ("STANDIN_KERNELS", ""),
         ("STANDIN_KERNELS", "sums"),
-        ("STANDIN_KERNELS", "unaligned"),
+        ("STANDIN_KERNELS", "long"),
         ("STANDIN_PTX", "0"),
     ] {
         let output = Command::new(std::env::current_exe().unwrap())
