@@ -15,9 +15,19 @@ pub(crate) struct Arguments {
     /// Runs only the stages whose name contains this.
     #[arg(long)]
     only: Option<String>,
-    /// Runs the wheel in a real SGLang too: a quarter of an hour more, and 3.6 GB under `target/`.
-    #[arg(long)]
-    sglang: bool,
+    /// How much of the tests in a real SGLang: it takes 1 GB from PyPI once, and 3.6 GB under `target/`.
+    #[arg(long, value_enum, default_value_t = Amount::Part)]
+    sglang: Amount,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Amount {
+    /// None of them.
+    None,
+    /// Its cache controller, and one server that is killed.
+    Part,
+    /// All, a quarter of an hour.
+    Whole,
 }
 
 type Stage = (&'static str, fn() -> Result<()>);
@@ -32,8 +42,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("python3 -c 'import ensurepip, venv'", "python3-venv"),
 ];
 
-/// The stage that runs only when it is asked for.
+/// A real SGLang: a part, which is left out where none or all of it is asked for.
 const SGLANG: &str = "sglang";
+const WHOLE_SGLANG: &str = "all of SGLang";
 
 const STAGES: &[Stage] = &[
     ("tools", tools),
@@ -50,7 +61,8 @@ const STAGES: &[Stage] = &[
     ("address sanitizer", sanitizer),
     ("docs", docs),
     ("python package", python::stage),
-    (SGLANG, sglang::stage),
+    (SGLANG, sglang::part),
+    (WHOLE_SGLANG, sglang::whole),
 ];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -58,7 +70,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for (name, stage) in STAGES {
         let wanted = match &arguments.only {
             Some(only) => name.contains(only.as_str()),
-            None => *name != SGLANG || arguments.sglang,
+            None => match *name {
+                SGLANG => arguments.sglang == Amount::Part,
+                WHOLE_SGLANG => arguments.sglang == Amount::Whole,
+                _ => true,
+            },
         };
         if !wanted {
             continue;

@@ -65,8 +65,21 @@ fn ready() -> Result<Command> {
     Ok(command)
 }
 
-/// The stage of the gate.
-pub(crate) fn stage() -> Result<()> {
+/// What the gate runs of it: pages through the real cache controller in each layout, torch's tensors, a server that is
+/// killed, and the backend that corrupts, by which the test of that is tested.
+const PART: &str = "controller or torch or flush_kill or sees_corruption";
+
+/// The stage of the gate that takes minutes.
+pub(crate) fn part() -> Result<()> {
+    stage(&["-k", PART])
+}
+
+/// The stage of the gate with all of it.
+pub(crate) fn whole() -> Result<()> {
+    stage(&[])
+}
+
+fn stage(pytest: &[&str]) -> Result<()> {
     if !cfg!(target_arch = "x86_64") {
         say("went without: a real SGLang, since the stubs of CUDA's libraries are made for x86_64 only");
         return Ok(());
@@ -78,7 +91,7 @@ pub(crate) fn stage() -> Result<()> {
         say(&format!("went without: a real SGLang, since {reason:#}"));
         return Ok(());
     }
-    run(&Arguments::pytest(Vec::new()))
+    run(&Arguments::pytest(pytest.iter().map(|argument| (*argument).to_owned()).collect()))
 }
 
 /// What the machine must have; pip brings the rest.
