@@ -179,6 +179,9 @@ fn inside_a_kernel_that_is_wrong_copies_nothing() {
     }
 }
 
+/// What the device says of the kernel then, what becomes of the pages, and how it is done.
+type Break<'a> = (&'a str, Option<ErrorKind>, &'a dyn Fn());
+
 #[test]
 fn a_kernel_that_fails_later_copies_nothing_more() {
     with_standin("inside_a_kernel_that_fails_later_copies_nothing_more");
@@ -190,7 +193,7 @@ fn inside_a_kernel_that_fails_later_copies_nothing_more() {
     let Some(ground) = Ground::new() else { return };
     let memory = regions(&ground);
     // A launch that is refused costs nothing; what was queued and is not known to be right fails its pages.
-    let breaks: [(&str, Option<ErrorKind>, &dyn Fn()); 4] = [
+    let breaks: [Break<'_>; 4] = [
         ("cuLaunchKernel answered 701", None, &|| ground.fail("cuLaunchKernel", 1, 701)),
         ("cuEventSynchronize answered 719", Some(ErrorKind::Io), &|| {
             ground.fail("cuEventSynchronize", 1, 719)
