@@ -7,7 +7,7 @@
 //! | [`engine`] | [`CuFileEngine`]: an engine on cuFile |
 //! | [`staged`] | [`StagedEngine`]: through staging memory and another engine, for where cuFile can't be used |
 //! | [`device`] | [`CudaDevice`]: memory of a GPU as the controller's device |
-//! | [`checksum`] | CRC-64/NVMe of pages in device memory |
+//! | [`checksum`] | CRC-64/NVMe of pages in device memory, by a kernel |
 //! | [`backend`] | [`GdsBackend`]: which engine a machine gets |
 //! | [`probe`] | whether any of it works here, asked in a process of its own |
 //! | `jobs`, `pool` | what becomes of each extent, and the threads: both engines have them |
@@ -33,10 +33,10 @@ mod jobs;
 mod pool;
 
 pub use backend::GdsBackend;
-pub use checksum::Summer;
+pub use checksum::{ChecksumCounts, DeviceChecksums, Summer};
 pub use cuda::{Context, Cuda};
 pub use cufile::{Driver, Library};
-pub use device::CudaDevice;
+pub use device::{CudaDevice, ShortCopies};
 pub use engine::{Calls, CuFileConfig, CuFileEngine};
 pub use staged::{CudaCopier, HostCopier, StagedConfig, StagedEngine};
 

@@ -45,7 +45,9 @@ fn everything_holds() {
         "refusals: each with its reason",
         "a freed tensor: refused",
         "checksums by the kernel: 58 pages, bit for bit the CPU's",
+        "checksums of staged: by the kernel: 3 by the kernel, 0 through pinned memory",
         "copies: 50 pairs of layouts compared with the CPU's\n",
+        "short copies: by the kernel: ",
         "all held",
     ] {
         assert!(text.contains(line), "{line:?} is not in {text}");
@@ -57,6 +59,20 @@ fn an_older_driver_copies_one_by_one() {
     let Some(library) = standins::cuda() else { return };
     let (output, text) = run(library.path(), &[("STANDIN_VERSION", "12010")]);
     assert!(output.status.success() && text.contains("copies in batches: no"), "{text}");
+}
+
+/// The program finds it; the engines don't need it.
+#[test]
+fn a_kernel_that_is_wrong_is_said() {
+    let Some(library) = standins::cuda() else { return };
+    let (output, text) = run(library.path(), &[("STANDIN_KERNELS", "odd copies")]);
+    let reason = "short copies: by the copy engines (the kernel that copies gets known bytes wrong";
+    assert!(output.status.success() && text.contains(reason), "{text}");
+    let (output, text) = run(library.path(), &[("STANDIN_KERNELS", "unaligned")]);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("WRONG  checksums by the kernel: "), "{text}");
+    assert!(text.contains("checksums of staged: through pinned memory (the kernel's checksum of "), "{text}");
+    assert!(text.contains("): 0 by the kernel, 3 through pinned memory"), "{text}");
 }
 
 #[test]

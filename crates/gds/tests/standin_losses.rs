@@ -1,88 +1,22 @@
 //! What happens to memory when the driver fails, and in a forked child: in processes that have the library that stands in for
-//! libcuda, which fails calls on demand, and ends the process where a child calls it.
+//! libcuda.
 //!
 //! The tests that are ignored run in those processes.
 
 #![allow(clippy::print_stdout, reason = "tests say what they went without")]
 
-use std::ffi::{CString, c_char, c_long, c_uint};
 use std::fs::File;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use hicache_core::{
-    Access, Block, CopyBatch, CopyPlan, Device, Direction, Engine, EngineFile, ErrorKind, Extent, OwnerId,
-    PageCopy, PageLeases, Place, Region, Registration,
+    Access, Block, CopyBatch, CopyPlan, Device, Direction, Engine, EngineFile, ErrorKind, Extent, PageCopy,
+    PageLeases, Place, Region, Registration,
 };
-use hicache_gds::{
-    Context, CuFileConfig, CuFileEngine, Cuda, CudaCopier, CudaDevice, Driver, Library, StagedConfig,
-    StagedEngine, Summer,
-};
-use hicache_posix_uring::{PreadConfig, PreadEngine};
+use hicache_gds::{CuFileConfig, CuFileEngine, CudaDevice, Driver, Library, Summer};
 
-mod standins;
+mod ground;
 
-const PAGE: usize = 8192;
-/// What a test prints that has run.
-const RAN: &str = "ran with the library that stands in";
-
-/// Runs an ignored test of this program with the library, and with the one that stands in for cuFile's.
-fn with_standin(test: &str) {
-    let Some(library) = standins::cuda() else { return };
-    let cufile = library.path().join("libcufile.so.0");
-    assert!(standins::build("tests/standin_cufile/cufile.cpp", &cufile, &[]));
-    let output = Command::new(std::env::current_exe().unwrap())
-        .env_clear()
-        .env("LD_LIBRARY_PATH", library.path())
-        .args(["--ignored", "--exact", test, "--nocapture", "--test-threads", "1"])
-        .output()
-        .unwrap();
-    let text =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(output.status.success() && text.contains(RAN), "{}: {text}", output.status);
-}
-
-/// In such a process: a context, and the library.
-struct Ground {
-    context: Arc<Context>,
-    library: libloading::Library,
-}
-
-impl Ground {
-    fn new() -> Option<Self> {
-        let context = Cuda::load().and_then(|cuda| cuda.context(0)).ok()?;
-        // SAFETY: the loader has it already, or there is none of this name.
-        let library = unsafe { libloading::Library::new("libcuda.so") }.ok()?;
-        // SAFETY: looked for, not called.
-        let found = unsafe { library.get::<*const u8>(b"standin_fail\0") }.is_ok();
-        println!("{}", if found { RAN } else { "went without: the library that stands in for CUDA's" });
-        found.then_some(Self { context, library })
-    }
-
-    /// So many calls of this function fail; all from now on for -1.
-    fn fail(&self, call: &str, times: i64, code: u32) {
-        let name = CString::new(call).unwrap();
-        // SAFETY: the function of this name in `tests/standin_cuda/cuda.cpp`; it copies the name.
-        unsafe {
-            let fail =
-                self.library.get::<unsafe extern "C" fn(*const c_char, c_long, c_uint)>(b"standin_fail\0");
-            fail.unwrap()(name.as_ptr(), times, code);
-        }
-    }
-
-    /// Memory of the device, registered with nobody.
-    fn pages(&self, slots: usize) -> Registration {
-        let region = self.context.allocate(1, slots, PAGE).unwrap();
-        Registration::new(OwnerId::new(), region, Box::new(()))
-    }
-
-    fn staged(&self) -> StagedEngine {
-        let below = Arc::new(PreadEngine::open(PreadConfig::default()).unwrap());
-        let copier = Arc::new(CudaCopier::new(Arc::clone(&self.context)));
-        let config = StagedConfig { lanes: 1, slots: 2, slot_bytes: PAGE };
-        StagedEngine::open(below, copier, config).unwrap()
-    }
-}
+use ground::{Ground, PAGE, with_standin};
 
 fn is_busy(region: &Arc<Region>, slot: usize) -> bool {
     region.lease(slot, 0, PAGE, Access::Write).is_err_and(|error| error.kind() == ErrorKind::Busy)

@@ -59,15 +59,28 @@ async fn a_name_that_can_not_be_served_says_why() {
 #[test]
 fn pages_of_a_device_are_stored_loaded_and_verified() {
     let Some(library) = standins::cuda() else { return };
-    let output = Command::new(std::env::current_exe().unwrap())
-        .env_clear()
-        .env("LD_LIBRARY_PATH", library.path())
-        .args(["--ignored", "--exact", "inside", "--nocapture", "--test-threads", "1"])
-        .output()
-        .unwrap();
-    let text =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    assert!(output.status.success() && text.contains(RAN), "{}: {text}", output.status);
+    // Summed on the device; by a kernel that is always wrong, and by one that is at times; without one.
+    for (variable, value) in [
+        ("STANDIN_KERNELS", ""),
+        ("STANDIN_KERNELS", "sums"),
+        ("STANDIN_KERNELS", "long"),
+        ("STANDIN_PTX", "0"),
+    ] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .env_clear()
+            .env("LD_LIBRARY_PATH", library.path())
+            .env(variable, value)
+            .args(["--ignored", "--exact", "inside", "--nocapture", "--test-threads", "1"])
+            .output()
+            .unwrap();
+        let text =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(
+            output.status.success() && text.contains(RAN),
+            "{variable}={value}: {}: {text}",
+            output.status
+        );
+    }
 }
 
 /// The bytes of page `number`.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use hicache_core::{Backend, Engine, Result};
 use hicache_gds::probe::Helper;
-use hicache_gds::{CuFileConfig, GdsBackend, STAGED, StagedConfig};
+use hicache_gds::{CuFileConfig, DeviceChecksums, GdsBackend, STAGED, StagedConfig};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::probe::context;
 
 /// What the helper is called with, before what the probe adds.
@@ -20,10 +20,18 @@ pub(crate) fn backend(config: &Config) -> Box<dyn Backend> {
 fn gds(config: &Config) -> GdsBackend {
     let settings = config.settings();
     let own = config.clone();
+    let device_checksums = match settings.gds.device_checksums {
+        config::DeviceChecksums::Auto => DeviceChecksums::Auto,
+        config::DeviceChecksums::Never => DeviceChecksums::Never,
+    };
     GdsBackend {
         device: settings.device.unwrap_or(0),
-        cufile: CuFileConfig { library: settings.gds.library.clone(), ..CuFileConfig::default() },
-        staged: StagedConfig::default(),
+        cufile: CuFileConfig {
+            library: settings.gds.library.clone(),
+            device_checksums,
+            ..CuFileConfig::default()
+        },
+        staged: StagedConfig { device_checksums, ..StagedConfig::default() },
         helper: helper(config),
         // It is asked before a new store's directory is made.
         directory: settings.storage_dir.first().map(|first| context(first).directory).unwrap_or_default(),
@@ -68,6 +76,15 @@ mod tests {
             (helper.program, helper.arguments),
             ("python3".into(), vec!["-m".into(), "x".into(), COMMAND.into()])
         );
+    }
+
+    #[test]
+    fn both_engines_are_told_who_sums() {
+        for (word, wanted) in [("auto", DeviceChecksums::Auto), ("never", DeviceChecksums::Never)] {
+            let backend = gds(&Config::builder().set("gds.device_checksums", word).build().unwrap());
+            assert_eq!((backend.cufile.device_checksums, backend.staged.device_checksums), (wanted, wanted));
+        }
+        assert_eq!(gds(&Config::builder().build().unwrap()).staged, StagedConfig::default());
     }
 
     #[test]

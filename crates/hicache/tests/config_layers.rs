@@ -157,6 +157,7 @@ fn every_field_has_a_variable() {
         ("probe_helper", "/bin/hicache", json!(["/bin/hicache"])),
         ("device", "1", json!(1)),
         ("gds.library", "/opt/libcufile.so.0", json!("/opt/libcufile.so.0")),
+        ("gds.device_checksums", "Never", json!("never")),
         ("posix_uring.depth", "8", json!(8)),
         ("posix_uring.rings", "2", json!(2)),
         ("posix_uring.register_buffers", "No", json!(false)),

@@ -66,6 +66,7 @@ fn bad_values() {
         ("probe_helper", json!([]), "must be a command"),
         ("device", json!(-1), "must be a whole number from 0 to 255"),
         ("gds.library", json!(""), "must be text that is not empty"),
+        ("gds.device_checksums", json!("always"), "must be one of auto, never"),
         ("posix_uring.depth", json!(0), "must be a whole number from 1 to 4096"),
         ("posix_uring.depth", json!(5000), "must be a whole number from 1 to 4096"),
         ("posix_uring.rings", json!(-1), "must be a whole number from 1 to 64"),

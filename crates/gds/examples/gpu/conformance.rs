@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use hicache_core::{Engine, Result};
 use hicache_gds::staged::CudaCopier;
-use hicache_gds::{Calls, Context, CuFileConfig, CuFileEngine, Driver, Library, StagedConfig, StagedEngine};
+use hicache_gds::{
+    Calls, Context, CuFileConfig, CuFileEngine, DeviceChecksums, Driver, Library, StagedConfig, StagedEngine,
+};
 use hicache_posix_uring::{PreadConfig, PreadEngine, UringConfig, UringEngine};
 use hicache_testkit::conformance::{EngineTraits, EngineUnderTest, engine_suite};
 
@@ -20,9 +22,10 @@ pub(crate) fn below() -> Result<Arc<dyn Engine>> {
 }
 
 /// The engine that stages.
-pub(crate) fn staged(context: &Arc<Context>) -> Result<Arc<dyn Engine>> {
+pub(crate) fn staged(context: &Arc<Context>, device_checksums: DeviceChecksums) -> Result<Arc<StagedEngine>> {
     let copier = Arc::new(CudaCopier::new(Arc::clone(context)));
-    Ok(Arc::new(StagedEngine::open(below()?, copier, StagedConfig::default())?))
+    let config = StagedConfig { device_checksums, ..StagedConfig::default() };
+    Ok(Arc::new(StagedEngine::open(below()?, copier, config)?))
 }
 
 /// The engine on cuFile.
@@ -31,7 +34,7 @@ pub(crate) fn cufile(
     told: &Told,
     threads: usize,
     calls: Calls,
-) -> Result<Arc<dyn Engine>> {
+) -> Result<Arc<CuFileEngine>> {
     let driver = Driver::open(Library::load(told.cufile.as_deref())?)?;
     let config = CuFileConfig { library: told.cufile.clone(), threads, calls, ..CuFileConfig::default() };
     Ok(Arc::new(CuFileEngine::open(driver, Some(Arc::clone(context)), config)?))
@@ -50,15 +53,20 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
 type Make<'a> = Box<dyn Fn() -> Result<Arc<dyn Engine>> + 'a>;
 
 pub(crate) fn run(context: &Arc<Context>, told: &Told, with_cufile: bool, batches: bool) -> Result<bool> {
-    let mut subjects: Vec<(&str, Make<'_>)> = vec![("staged, device memory", Box::new(|| staged(context)))];
+    let mut subjects: Vec<(&str, Make<'_>)> = vec![(
+        "staged, device memory",
+        Box::new(|| Ok(staged(context, DeviceChecksums::Auto)? as Arc<dyn Engine>)),
+    )];
     if with_cufile {
-        subjects.push(("cuFile, threads", Box::new(|| cufile(context, told, 4, Calls::Threads))));
+        let make = || Ok(cufile(context, told, 4, Calls::Threads)? as Arc<dyn Engine>);
+        subjects.push(("cuFile, threads", Box::new(make)));
     } else {
         println!("not run: conformance of cuFile, which can't be used here");
     }
     if batches {
         let calls = Calls::Batches { depth: 16 };
-        subjects.push(("cuFile, batches", Box::new(move || cufile(context, told, 2, calls))));
+        let make = move || Ok(cufile(context, told, 2, calls)? as Arc<dyn Engine>);
+        subjects.push(("cuFile, batches", Box::new(make)));
     } else {
         println!("not run: conformance of cuFile's batches, which the probe did not see work");
     }

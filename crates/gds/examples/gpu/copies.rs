@@ -138,5 +138,9 @@ pub(crate) fn run(context: &Arc<Context>) -> Result<bool> {
         "copies: {compared} pairs of layouts compared with the CPU's{}",
         if good { "" } else { "; some differ" }
     );
+    match gpu.short_copies() {
+        (launches, None) => println!("short copies: by the kernel: {launches} launches"),
+        (_, Some(reason)) => println!("short copies: by the copy engines ({reason})"),
+    }
     Ok(good)
 }

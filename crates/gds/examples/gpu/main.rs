@@ -131,7 +131,7 @@ fn run(context: &Arc<Context>, told: &Told) -> Result<bool> {
         _ => Expected::Staged,
     };
     let mut good = conformance::run(context, told, cufile, batches)?;
-    good &= memory::run(context)?;
+    good &= memory::run(context, told, cufile)?;
     good &= copies::run(context)?;
     good &= rates::run(context, told, cufile, batches)?;
     if told.expect.is_some_and(|expected| expected > seen) {

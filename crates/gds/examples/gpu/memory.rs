@@ -4,19 +4,29 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hicache_core::{
-    Access, Error, ErrorKind, OwnerId, PageMemory, Piece, Region, Registration, Result, hashing,
+    Access, Engine, Error, ErrorKind, OwnerId, PageMemory, Piece, Region, Registration, Result, hashing,
 };
 use hicache_gds::cuda::copies::Copying;
 use hicache_gds::cuda::{Queue, RawCopy};
-use hicache_gds::{Context, Summer};
+use hicache_gds::{Calls, Context, DeviceChecksums, Summer};
 
-pub(crate) fn run(context: &Arc<Context>) -> Result<bool> {
+use crate::Told;
+use crate::conformance::{close, cufile, staged};
+use crate::pages::Pages;
+use crate::rates::PAGE;
+
+pub(crate) fn run(context: &Arc<Context>, told: &Told, with_cufile: bool) -> Result<bool> {
     let mut good = true;
-    for (what, outcome) in [
+    let mut tried = vec![
         ("refusals", refusals(context)),
         ("a freed tensor", freed(context)),
         ("checksums by the kernel", checksums(context)),
-    ] {
+        ("checksums of staged", staged_sums(context)),
+    ];
+    if with_cufile {
+        tried.push(("checksums of cuFile", cufile_sums(context, told)));
+    }
+    for (what, outcome) in tried {
         match outcome {
             Ok(seen) => println!("{what}: {seen}"),
             Err(error) => {
@@ -74,6 +84,34 @@ fn freed(context: &Arc<Context>) -> Result<String> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok("refused".to_owned())
+}
+
+/// Which way the checksums of an engine go: what it says, having summed a few pages.
+fn staged_sums(context: &Arc<Context>) -> Result<String> {
+    let engine = staged(context, DeviceChecksums::Auto)?;
+    let summed = engine_sums(context, &*engine);
+    close(&*engine)?;
+    summed.map(|()| engine.checksum_counts().to_string())
+}
+
+fn cufile_sums(context: &Arc<Context>, told: &Told) -> Result<String> {
+    let engine = cufile(context, told, 1, Calls::Threads)?;
+    let summed = engine_sums(context, &*engine);
+    close(&*engine)?;
+    summed.map(|()| engine.checksum_counts().to_string())
+}
+
+fn engine_sums(context: &Arc<Context>, engine: &dyn Engine) -> Result<()> {
+    let pages = Pages::new(context, 3)?;
+    pages.fill(5)?;
+    let registration = engine.register(&pages.device)?;
+    for (slot, expected) in pages.sums(5).into_iter().enumerate() {
+        let sum = engine.checksum(&registration.page(slot, PAGE, Access::Read)?)?;
+        if sum != expected {
+            return Err(wrong(format!("{sum:x} is not {expected:x}")));
+        }
+    }
+    Ok(())
 }
 
 /// Pages of several lengths, one of them in pieces.

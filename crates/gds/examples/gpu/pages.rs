@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use hicache_core::{Access, Error, ErrorKind, Lease, Region, Result};
+use hicache_core::{Access, Error, ErrorKind, Lease, Region, Result, hashing};
 use hicache_gds::Context;
 use hicache_gds::cuda::copies::Copying;
 use hicache_gds::cuda::{Queue, RawCopy};
@@ -75,6 +75,15 @@ impl Pages {
             compare_page(seed, slot, staging.bytes()?)?;
         }
         Ok(())
+    }
+
+    /// The checksum of each page with the bytes of `seed`.
+    pub(crate) fn sums(&self, seed: u64) -> Vec<u64> {
+        let sum = |slot| {
+            let bytes: Vec<u8> = (0..PAGE / 8).flat_map(|i| word(seed, slot, i)).collect();
+            hashing::checksum(&bytes)
+        };
+        (0..self.device.slots()).map(sum).collect()
     }
 
     /// Whether the file has them.

@@ -10,7 +10,7 @@ use hicache_controller::{Attention, Layout, PageShape};
 use hicache_core::{Access, CopyBatch, Device, Direction, Engine, Extent, PageCopy, PageLeases, Result};
 use hicache_gds::cuda::copies::Copying;
 use hicache_gds::cuda::{Queue, RawCopy};
-use hicache_gds::{Calls, Context, CudaDevice};
+use hicache_gds::{Calls, Context, CudaDevice, DeviceChecksums, ShortCopies};
 
 use crate::Told;
 use crate::conformance::{close, cufile, staged};
@@ -81,7 +81,9 @@ impl Table {
 pub(crate) fn run(context: &Arc<Context>, told: &Told, with_cufile: bool, batches: bool) -> Result<bool> {
     let mut table = Table { judges: !told.short, good: true };
     copies(context, told, &mut table)?;
+    short_copies(context, told, &mut table);
     files(context, told, with_cufile, batches, &mut table)?;
+    sums(context, told, &mut table)?;
     Ok(table.good)
 }
 
@@ -111,13 +113,23 @@ fn copies(context: &Arc<Context>, told: &Told, table: &mut Table) -> Result<()> 
                 continue; // One page is more than a short run moves.
             }
             for (name, to_device) in [("load, layer by layer", true), ("backup", false)] {
-                let rate = pages(context, told, layers, page_bytes, to_device);
+                let rate = pages(context, told, layers, page_bytes, to_device, ShortCopies::Auto);
                 let name = format!("{name}: {layers} layers, {} KiB a page and layer", page_bytes >> 10);
                 table.line(&name, rate, Some((limits[usize::from(!to_device)], part)));
             }
         }
     }
     Ok(())
+}
+
+/// Pages of short runs, by the kernel where it is right, and by the copy engines.
+fn short_copies(context: &Arc<Context>, told: &Told, table: &mut Table) {
+    for (name, to_device) in [("load, layer by layer", true), ("backup", false)] {
+        for by in [ShortCopies::Auto, ShortCopies::Engines] {
+            let rate = pages(context, told, 32, 8 << 10, to_device, by);
+            table.line(&format!("{name}: 32 layers, 8 KiB a page and layer, {by:?}"), rate, None);
+        }
+    }
 }
 
 /// Pages between a pinned pool and one of the device, both with a buffer a layer, one step a layer.
@@ -127,8 +139,9 @@ fn pages(
     layers: usize,
     bytes_a_layer: usize,
     to_device: bool,
+    short_copies: ShortCopies,
 ) -> Result<[f64; 3]> {
-    let gpu = CudaDevice::new(Arc::clone(context));
+    let gpu = CudaDevice::with(Arc::clone(context), short_copies);
     let shape = PageShape {
         attention: Attention::Mla,
         page_tokens: 64,
@@ -171,14 +184,18 @@ fn files(
     let failed = |error| hicache_core::Error::io("rates", told.directory.display().to_string(), error);
     let file = Arc::new(tempfile::tempfile_in(&told.directory).map_err(failed)?);
     let pages = Pages::new(context, slots)?;
-    let mut engines: Vec<(String, Result<Arc<dyn Engine>>)> = vec![("staged".to_owned(), staged(context))];
+    let mut engines: Vec<(String, Result<Arc<dyn Engine>>)> = vec![(
+        "staged".to_owned(),
+        staged(context, DeviceChecksums::Auto).map(|engine| engine as Arc<dyn Engine>),
+    )];
     if with_cufile {
         for threads in [1, 4, 16] {
-            engines
-                .push((format!("cuFile, {threads} threads"), cufile(context, told, threads, Calls::Threads)));
+            let engine = cufile(context, told, threads, Calls::Threads);
+            engines.push((format!("cuFile, {threads} threads"), engine.map(|engine| engine as _)));
         }
         if batches {
             let engine = cufile(context, told, 2, Calls::Batches { depth: 32 });
+            let engine = engine.map(|engine| engine as _);
             engines.push(("cuFile, 2 threads, batches of 32".to_owned(), engine));
         }
     } else {
@@ -205,6 +222,43 @@ fn files(
     let name = if direct.is_ok() { "direct" } else { "from the page cache" };
     let rate = by_hand(told, direct.as_ref().unwrap_or(&file), &pages);
     table.line(&format!("read by pread, {name}, and a copy"), rate, None);
+    Ok(())
+}
+
+/// Checksums of pages, as the page store asks an engine for them: on the device, and through pinned memory.
+fn sums(context: &Arc<Context>, told: &Told, table: &mut Table) -> Result<()> {
+    let slots = bytes(told) / PAGE / 4;
+    let pages = Pages::new(context, slots)?;
+    let seed = 77;
+    pages.fill(seed)?;
+    let expected = pages.sums(seed);
+    for wanted in [DeviceChecksums::Auto, DeviceChecksums::Never] {
+        let engine = staged(context, wanted)?;
+        let registration = engine.register(&pages.device)?;
+        for threads in [1, 4] {
+            let rate = measure(told, slots * PAGE, || {
+                let sum = |first: usize| {
+                    (first..slots).step_by(threads).try_for_each(|slot| {
+                        let sum = engine.checksum(&registration.page(slot, PAGE, Access::Read)?)?;
+                        let same = sum == expected[slot];
+                        if same { Ok(()) } else { Err(wrong(format!("the sum of page {slot} is wrong"))) }
+                    })
+                };
+                std::thread::scope(|scope| {
+                    let sum = &sum;
+                    let running: Vec<_> = (0..threads).map(|first| scope.spawn(move || sum(first))).collect();
+                    let joined = running.into_iter().map(|thread| thread.join());
+                    joined.collect::<Result<Vec<_>, _>>().map_err(|_| wrong("a thread panicked".to_owned()))
+                })?
+                .into_iter()
+                .collect::<Result<Vec<()>>>()
+                .map(drop)
+            });
+            table.line(&format!("sum pages of 2 MiB, {threads} threads, {wanted:?}"), rate, None);
+        }
+        println!("             {}", engine.checksum_counts());
+        close(&*engine)?;
+    }
     Ok(())
 }
 

@@ -49,7 +49,7 @@ unsafe impl Send for Kernels {}
 unsafe impl Sync for Kernels {}
 
 impl Kernels {
-    /// Has the driver make machine code of them; a drivers older than 12.1 can't.
+    /// Has the driver make machine code of them; a driver older than 12.1 can't.
     ///
     /// # Errors
     /// What the driver answers.
@@ -97,7 +97,8 @@ impl Kernels {
     /// What the driver answers.
     ///
     /// # Safety
-    /// As [`Kernels::copy_runs`], for `count` [`Part`]s, for tables of 256 and 64 numbers, and for a sum for each page.
+    /// As [`Kernels::copy_runs`], for `count` [`Part`]s, for tables of 256 and 64 numbers, and for a sum for each page. The bytes of
+    /// a part may be written meanwhile where nobody looks at the sum.
     pub unsafe fn sum_parts(
         &self,
         queue: &Queue,

@@ -8,6 +8,7 @@
 //! | [`stream`] | [`Queue`], [`Mark`]: a stream and a point in one |
 //! | [`kernels`] | the kernels of `kernels/pages.cu`: short copies, checksums |
 //! | [`copies`] | [`RawCopy`]: many copies with as few calls as the driver allows |
+//! | `trial_bytes` | known bytes to a device and back, for trials of the kernels |
 //!
 //! `cudarc`'s functions panic where the library is missing, so nothing is called before [`Cuda::load`] has looked, and nothing
 //! that an old driver lacks before its version is known.
@@ -18,6 +19,7 @@ pub mod driver;
 pub mod kernels;
 pub mod memory;
 pub mod stream;
+pub(crate) mod trial_bytes;
 
 pub use context::{Bound, Context};
 pub use copies::RawCopy;

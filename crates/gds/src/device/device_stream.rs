@@ -10,9 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hicache_core::{
-    Completion, CopiesDone, CopyBatch, Error, ErrorKind, Event, ForkMark, Result, Stream, Transfer,
+    Completion, CopiesDone, CopyBatch, Error, ErrorKind, Event, ForkMark, PageCopy, Result, Stream, Transfer,
 };
 
+use super::run_kernel::{RunKernel, RunList};
 use super::runs::runs_of;
 use crate::GDS;
 use crate::cuda::copies::Copying;
@@ -40,10 +41,18 @@ enum Queued {
 struct InFlight {
     batch: Option<(CopyBatch, Completion<CopiesDone>)>,
     outcomes: Vec<Result<()>>,
-    /// One a step, up to the first that could not be queued.
-    steps: Vec<Mark>,
+    /// Up to the first that could not be queued.
+    steps: Vec<Step>,
     /// Why the rest was not queued.
     failed: Option<Error>,
+    /// What a part of the first that could not be queued may still read.
+    loose: Vec<RunList>,
+}
+
+/// What was queued of a step: where the stream is past it, and what the kernel reads until then.
+struct Step {
+    mark: Mark,
+    lists: Vec<RunList>,
 }
 
 impl Drop for InFlight {
@@ -51,6 +60,10 @@ impl Drop for InFlight {
         if let Some((batch, completion)) = self.batch.take() {
             let CopyBatch { pages, plan, step_done, .. } = batch;
             std::mem::forget(pages);
+            for step in self.steps.drain(..) {
+                std::mem::forget(step.lists);
+            }
+            std::mem::forget(std::mem::take(&mut self.loose));
             // The hook is the caller's, and may panic as it goes.
             let _ = catch_unwind(AssertUnwindSafe(|| drop((plan, step_done))));
             // Its transfer answers `Abandoned`.
@@ -73,7 +86,12 @@ impl fmt::Debug for DeviceStream {
 }
 
 impl DeviceStream {
-    pub(super) fn start(name: &'static str, context: &Arc<Context>, copying: Copying) -> Result<Self> {
+    pub(super) fn start(
+        name: &'static str,
+        context: &Arc<Context>,
+        copying: Copying,
+        kernel: &Arc<RunKernel>,
+    ) -> Result<Self> {
         let queue = Arc::new(Queue::new(context)?);
         let (jobs, todo) = sync_channel(QUEUED_JOBS);
         // Bounded as well, or the first bound is none.
@@ -84,9 +102,10 @@ impl DeviceStream {
                 Error::new(ErrorKind::Unavailable, message).with_backend(GDS).with_source(source)
             })
         };
-        let own = Arc::clone(&queue);
-        spawn(Box::new(move || wait_for_all(&own, &queued)))?;
-        spawn(Box::new(move || queue_all(&queue, copying, &todo, &sender)))?;
+        let (own, own_kernel) = (Arc::clone(&queue), Arc::clone(kernel));
+        spawn(Box::new(move || wait_for_all(&own, &own_kernel, &queued)))?;
+        let ways = Ways { copying, kernel: Arc::clone(kernel) };
+        spawn(Box::new(move || queue_all(&queue, &ways, &todo, &sender)))?;
         Ok(Self { name, jobs, fork: ForkMark::new() })
     }
 
@@ -127,8 +146,14 @@ impl Stream for DeviceStream {
     }
 }
 
+/// Who copies.
+struct Ways {
+    copying: Copying,
+    kernel: Arc<RunKernel>,
+}
+
 /// The thread that queues.
-fn queue_all(queue: &Queue, copying: Copying, todo: &Receiver<Job>, sender: &SyncSender<Queued>) {
+fn queue_all(queue: &Queue, ways: &Ways, todo: &Receiver<Job>, sender: &SyncSender<Queued>) {
     let mut order = Order::default();
     for job in todo {
         let queued = match job {
@@ -138,7 +163,7 @@ fn queue_all(queue: &Queue, copying: Copying, todo: &Receiver<Job>, sender: &Syn
                     refuse(batch, completion, &error);
                     continue;
                 }
-                None => Queued::Copies(queue_copies(queue, copying, batch, completion)),
+                None => Queued::Copies(queue_copies(queue, ways, batch, completion)),
             },
             Job::Record(event) => {
                 order.restore();
@@ -198,14 +223,20 @@ fn refuse(batch: CopyBatch, completion: Completion<CopiesDone>, error: &Error) {
 
 fn queue_copies(
     queue: &Queue,
-    copying: Copying,
+    ways: &Ways,
     batch: CopyBatch,
     completion: Completion<CopiesDone>,
 ) -> InFlight {
     let plan = Arc::clone(&batch.plan);
     let outcomes: Vec<Result<()>> = batch.pages.iter().map(|page| page.check(&plan)).collect();
-    let mut in_flight =
-        InFlight { batch: Some((batch, completion)), outcomes, steps: Vec::new(), failed: None };
+    let reached = batch.pages.iter().all(|page| ways.reach(page));
+    let mut in_flight = InFlight {
+        batch: Some((batch, completion)),
+        outcomes,
+        steps: Vec::new(),
+        failed: None,
+        loose: Vec::new(),
+    };
     let mut copies: Vec<RawCopy> = Vec::new();
     for step in plan.steps() {
         copies.clear();
@@ -213,14 +244,16 @@ fn queue_copies(
         let listed = pages
             .filter(|(_, outcome)| outcome.is_ok())
             .try_for_each(|(page, _)| runs_of(page, step, &mut copies));
+        let mut lists = Vec::new();
         // SAFETY: the runs lie in the buffers of pages that were checked against the plan; `in_flight` holds their leases,
-        // write leases where the bytes go, until the stream is past them, or for ever.
-        let queued =
-            listed.and_then(|()| unsafe { copying.queue(queue, &copies) }).and_then(|()| queue.mark());
+        // write leases where the bytes go, and the lists, until the stream is past them, or for ever.
+        let queued = listed
+            .and_then(|()| unsafe { ways.queue(queue, &copies, reached, &mut lists) })
+            .and_then(|()| queue.mark());
         match queued {
-            Ok(mark) => in_flight.steps.push(mark),
+            Ok(mark) => in_flight.steps.push(Step { mark, lists }),
             Err(error) => {
-                in_flight.failed = Some(error);
+                (in_flight.failed, in_flight.loose) = (Some(error), lists);
                 break;
             }
         }
@@ -228,11 +261,37 @@ fn queue_copies(
     in_flight
 }
 
+impl Ways {
+    fn reach(&self, page: &PageCopy) -> bool {
+        self.kernel.reaches(&page.from) && self.kernel.reaches(&page.to)
+    }
+
+    /// Queues many short copies by the kernel, others by the copy engines.
+    ///
+    /// # Safety
+    /// As [`Copying::queue`]; where `reached`, the kernels reach the memory. `lists` is to be held as long.
+    unsafe fn queue(
+        &self,
+        queue: &Queue,
+        copies: &[RawCopy],
+        reached: bool,
+        lists: &mut Vec<RunList>,
+    ) -> Result<()> {
+        let by_kernel = match reached && self.kernel.wants(copies) {
+            // SAFETY: the caller's promise.
+            true => unsafe { self.kernel.queue(queue, copies, lists) },
+            false => 0,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.copying.queue(queue, &copies[by_kernel..]) }
+    }
+}
+
 /// The thread that waits.
-fn wait_for_all(queue: &Queue, queued: &Receiver<Queued>) {
+fn wait_for_all(queue: &Queue, kernel: &RunKernel, queued: &Receiver<Queued>) {
     for queued in queued {
         match queued {
-            Queued::Copies(in_flight) => wait_for_copies(queue, in_flight),
+            Queued::Copies(in_flight) => wait_for_copies(queue, kernel, in_flight),
             Queued::Event(event, mark) => {
                 let reached = mark.and_then(|mark| mark.wait());
                 if let Err(error) = &reached {
@@ -244,7 +303,7 @@ fn wait_for_all(queue: &Queue, queued: &Receiver<Queued>) {
     }
 }
 
-fn wait_for_copies(queue: &Queue, mut in_flight: InFlight) {
+fn wait_for_copies(queue: &Queue, kernel: &RunKernel, mut in_flight: InFlight) {
     let mut failed = None;
     let hook = in_flight.batch.as_ref().and_then(|(batch, _)| batch.step_done.clone());
     let pages_are_right = in_flight.outcomes.iter().all(Result::is_ok);
@@ -255,15 +314,19 @@ fn wait_for_copies(queue: &Queue, mut in_flight: InFlight) {
         }
     };
     let steps = in_flight.batch.as_ref().map_or(0, |(batch, _)| batch.plan.steps().len());
-    let marks = std::mem::take(&mut in_flight.steps);
-    for (number, mark) in marks.iter().enumerate() {
-        if let Err(error) = mark.wait() {
+    for (number, step) in in_flight.steps.iter_mut().enumerate() {
+        let launched = !step.lists.is_empty();
+        let waited = step.mark.wait();
+        if let (Err(error), true) = (&waited, launched) {
+            kernel.give_up(error); // It may have been the kernel; it is easily done without.
+        }
+        if let Err(error) = waited.and_then(|()| kernel.take_back(std::mem::take(&mut step.lists))) {
             failed = Some(error);
             break;
         }
         tell(number, pages_are_right);
     }
-    let done = if failed.is_some() { 0 } else { marks.len() };
+    let done = if failed.is_some() { 0 } else { in_flight.steps.len() };
     if failed.is_some() || in_flight.failed.is_some() {
         // A part may be queued all the same. Where the stream can't be waited for nobody knows, and the memory is not used again.
         if let Err(error) = queue.synchronize() {

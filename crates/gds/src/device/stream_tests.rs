@@ -24,6 +24,7 @@ fn lost_copies_keep_their_memory_and_let_go_of_the_hook() {
         outcomes: Vec::new(),
         steps: Vec::new(),
         failed: None,
+        loose: Vec::new(),
     });
     assert_eq!(transfer.wait().outcomes[0].as_ref().unwrap_err().kind(), ErrorKind::Abandoned);
     assert!(

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use hicache_core::{Error, Result};
 
+use crate::checksum::DeviceChecksums;
+
 /// How operations are handed to cuFile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Calls {
@@ -30,6 +32,8 @@ pub struct CuFileConfig {
     pub register_memory: bool,
     /// Takes memory of the host too, which cuFile copies. Of use in tests.
     pub host_memory: bool,
+    /// Who sums pages in memory of the device.
+    pub device_checksums: DeviceChecksums,
 }
 
 impl CuFileConfig {
@@ -59,6 +63,13 @@ impl CuFileConfig {
 
 impl Default for CuFileConfig {
     fn default() -> Self {
-        Self { library: None, threads: 16, calls: Calls::Threads, register_memory: true, host_memory: false }
+        Self {
+            library: None,
+            threads: 16,
+            calls: Calls::Threads,
+            register_memory: true,
+            host_memory: false,
+            device_checksums: DeviceChecksums::Auto,
+        }
     }
 }

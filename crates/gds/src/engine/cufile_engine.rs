@@ -15,6 +15,7 @@ use super::config::{Calls, CuFileConfig};
 use super::files;
 use super::moves::{FileToken, MemoryToken, Moves};
 use crate::CUFILE;
+use crate::checksum::ChecksumCounts;
 use crate::cuda::Context;
 use crate::cufile::{Buffer, Driver};
 use crate::jobs::{Admission, Cut, admit};
@@ -79,7 +80,9 @@ impl CuFileEngine {
                 proves_idle,
             },
             pool: Pool::start(CUFILE, config.threads, Arc::new(work))?,
-            sums: context.clone().map(|context| Sums::new(Arc::new(CudaCopier::new(context)))),
+            sums: context
+                .clone()
+                .map(|context| Sums::new(Arc::new(CudaCopier::new(context)), config.device_checksums)),
             driver,
             context,
             config,
@@ -94,6 +97,11 @@ impl CuFileEngine {
     /// Whether cuFile has pinned the memory of a registration, so that it moves without a copy of cuFile's.
     pub fn is_registered(&self, registration: &Registration) -> bool {
         registration.token::<MemoryToken>().is_some_and(|token| token.0.is_some())
+    }
+
+    /// Who has summed pages of the device so far.
+    pub fn checksum_counts(&self) -> ChecksumCounts {
+        self.sums.as_ref().map(Sums::counts).unwrap_or_default()
     }
 
     fn cut(&self) -> Cut {

@@ -2,7 +2,9 @@
 
 use hicache_core::{Error, Result, SLOT_ALIGNMENT};
 
-/// How much is staged.
+use crate::checksum::DeviceChecksums;
+
+/// How much is staged, and who sums.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StagedConfig {
     /// How many lanes; while one waits for the disk another copies.
@@ -11,6 +13,8 @@ pub struct StagedConfig {
     pub slots: usize,
     /// Bytes of a part; a multiple of [`SLOT_ALIGNMENT`].
     pub slot_bytes: usize,
+    /// Who sums pages in memory of the device.
+    pub device_checksums: DeviceChecksums,
 }
 
 impl StagedConfig {
@@ -52,6 +56,6 @@ impl StagedConfig {
 
 impl Default for StagedConfig {
     fn default() -> Self {
-        Self { lanes: 4, slots: 8, slot_bytes: 1 << 20 }
+        Self { lanes: 4, slots: 8, slot_bytes: 1 << 20, device_checksums: DeviceChecksums::Auto }
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hicache_core::{Direction, Error, MemoryKind, Region, Result};
 
+use crate::cuda::Context;
+
 /// One copy between staging memory and a caller's.
 #[derive(Clone, Copy, Debug)]
 pub struct StagedCopy {
@@ -53,6 +55,11 @@ pub trait Copier: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// What the device answers.
     fn lane(&self) -> Result<Box<dyn Lane>>;
+
+    /// The device of that memory, where there is one: its kernels reach the memory too.
+    fn context(&self) -> Option<&Arc<Context>> {
+        None
+    }
 
     /// Whether lanes answer [`CopyFailure::Lost`] only once nothing moves any more in the memory that [`Copier::memory`] names, or
     /// nobody can look at that memory any more.

@@ -45,6 +45,10 @@ impl Copier for CudaCopier {
         Ok(Box::new(CudaLane { queue: Queue::new(&self.context)?, copying: Copying::of(&self.context) }))
     }
 
+    fn context(&self) -> Option<&Arc<Context>> {
+        Some(&self.context)
+    }
+
     fn proves_idle(&self) -> bool {
         true
     }

@@ -10,7 +10,7 @@
 //! | `config` | [`StagedConfig`] |
 //! | `lane_work` | what a lane does with the parts that it has taken |
 //! | `staged_engine` | [`StagedEngine`] |
-//! | `sums` | checksums of pages that the CPU can't read |
+//! | `sums` | checksums of pages that the CPU can't read, by a kernel or through staging memory |
 
 mod config;
 mod copier;

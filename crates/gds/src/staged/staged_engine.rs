@@ -16,6 +16,7 @@ use super::copier::Copier;
 use super::lane_work::{FileToken, Lanes};
 use super::sums::Sums;
 use crate::STAGED;
+use crate::checksum::ChecksumCounts;
 use crate::jobs::{Admission, Cut, admit};
 use crate::pool::Pool;
 
@@ -47,7 +48,7 @@ impl StagedEngine {
             )));
         }
         let (memory, proves_idle) = (copier.memory(), copier.proves_idle());
-        let sums = Sums::new(Arc::clone(&copier));
+        let sums = Sums::new(Arc::clone(&copier), config.device_checksums);
         let work = Lanes { below: Arc::clone(&below), copier, config: config.clone() };
         let pool = Pool::start(STAGED, config.lanes, Arc::new(work))?;
         tracing::info!(
@@ -73,6 +74,11 @@ impl StagedEngine {
             sums,
             config,
         })
+    }
+
+    /// Who has summed pages of the device so far.
+    pub fn checksum_counts(&self) -> ChecksumCounts {
+        self.sums.counts()
     }
 
     fn cut(&self) -> Cut {

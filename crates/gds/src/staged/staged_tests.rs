@@ -22,7 +22,7 @@ const PAGE: usize = 4096;
 
 /// Slots so small that most extents are cut.
 fn small() -> StagedConfig {
-    StagedConfig { lanes: 2, slots: 3, slot_bytes: 2 * PAGE }
+    StagedConfig { lanes: 2, slots: 3, slot_bytes: 2 * PAGE, ..StagedConfig::default() }
 }
 
 fn pread() -> Arc<dyn Engine> {
@@ -175,7 +175,7 @@ fn what_the_engine_below_loses_costs_staging_memory_only() {
     // More losses than a lane has slots, and fewer than it takes.
     let plan = FaultPlan::custom(|operation| (operation.number < 7).then_some(EngineFault::Lost));
     let below = FaultyEngine::new(ThreadEngine::new().unwrap(), plan);
-    let config = StagedConfig { lanes: 1, slots: 2, slot_bytes: PAGE };
+    let config = StagedConfig { lanes: 1, slots: 2, slot_bytes: PAGE, ..StagedConfig::default() };
     let ground = Ground::new(staged(Arc::clone(&below) as Arc<dyn Engine>, HostCopier, config), 1, PAGE);
     ground.plain.write_all_at(&pattern(PAGE), 0).unwrap();
     for round in 0..7 {
@@ -194,7 +194,7 @@ fn what_the_engine_below_loses_costs_staging_memory_only() {
 fn a_write_that_the_engine_below_loses_is_lost_and_no_plain_error() {
     let plan = FaultPlan::custom(|operation| (operation.number == 0).then_some(EngineFault::Lost));
     let below = FaultyEngine::new(ThreadEngine::new().unwrap(), plan);
-    let config = StagedConfig { lanes: 1, slots: 2, slot_bytes: PAGE };
+    let config = StagedConfig { lanes: 1, slots: 2, slot_bytes: PAGE, ..StagedConfig::default() };
     let ground = Ground::new(staged(Arc::clone(&below) as Arc<dyn Engine>, HostCopier, config), 2, PAGE);
     let (outcome, extent) = ground.one(Direction::Write, ground.page(0, &pattern(PAGE)));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Abandoned);
@@ -239,7 +239,7 @@ fn a_copier_that_panics_loses_its_part_and_the_lane_goes_on() {
         0 => std::panic::panic_any("on purpose"),
         _ => Ok(()),
     };
-    let config = StagedConfig { lanes: 1, slots: 2, slot_bytes: PAGE };
+    let config = StagedConfig { lanes: 1, slots: 2, slot_bytes: PAGE, ..StagedConfig::default() };
     let ground = Ground::new(staged(pread(), Wrong(Arc::new(panics)), config), 2, PAGE);
     let (outcome, extent) = ground.one(Direction::Write, ground.page(0, &pattern(PAGE)));
     assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Abandoned);
@@ -256,7 +256,7 @@ fn lanes_work_side_by_side() {
         barrier.wait();
         Ok(())
     };
-    let config = StagedConfig { lanes: 2, slots: 1, slot_bytes: PAGE };
+    let config = StagedConfig { lanes: 2, slots: 1, slot_bytes: PAGE, ..StagedConfig::default() };
     let ground = Ground::new(staged(pread(), Wrong(Arc::new(meet)), config), 1, 4 * PAGE);
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -2,8 +2,9 @@
 // and what is queued in a stream happens when somebody waits for it, so that who looks too early sees nothing.
 //
 // STANDIN_DEVICES says how many devices there are, STANDIN_MEMORY how many bytes each has, STANDIN_FREE_MS how long it takes to
-// free memory. It ends the process by a signal where a driver would answer an error or do worse: when a forked child calls it, and,
-// with STANDIN_STRICT, when it is called while the process ends.
+// free memory, STANDIN_KERNELS what is wrong with its kernels (see `wrong_with_kernels`), STANDIN_PTX=0 that it can't load them. It
+// ends the process by a signal where a driver would answer an error or do worse: when a forked child calls it, and, with
+// STANDIN_STRICT, when it is called while the process ends.
 
 #include <cstdint>
 #include <cstdio>
@@ -66,6 +67,8 @@ static auto &allocations = *new std::map<uint64_t, Allocation>;
 static auto &streams = *new std::map<Stream *, bool>;
 // Calls that are to fail: how often, and the code.
 static auto &failures = *new std::map<std::string, std::pair<long, unsigned>>;
+// How often each function was called.
+static auto &calls = *new std::map<std::string, long>;
 static size_t in_use = 0;
 static thread_local intptr_t current = 0;
 static thread_local intptr_t before[8];
@@ -95,6 +98,7 @@ struct Guard {
         failure = alive(call);
         lock.lock();
         if (failure) return;
+        calls[call]++;
         auto found = failures.find(call);
         if (found == failures.end() || found->second.first == 0) return;
         found->second.first--;
@@ -112,11 +116,58 @@ static long number(const char *name, long otherwise) {
 }
 static long devices() { return number("STANDIN_DEVICES", 1); }
 
+// What is wrong with the kernels: nothing for "", all sums for "sums", those of parts at odd addresses for "unaligned", of parts
+// with much behind them for "far", with less for "long", of parts that are no whole words for "tails"; all copies for "copies",
+// those of odd lengths for "odd copies"; nothing is done for "idle", and success told.
+static std::string &wrong_with_kernels() {
+    static auto &what = *new std::string(getenv("STANDIN_KERNELS") ? getenv("STANDIN_KERNELS") : "");
+    return what;
+}
+static bool sums_wrongly(const Part &part) {
+    const std::string &what = wrong_with_kernels();
+    return what == "sums" || (what == "unaligned" && (part.address & 7)) || (what == "far" && part.after >= 1 << 20) ||
+           (what == "long" && part.after >= 1 << 15) ||
+           (what == "tails" && (part.bytes & 7));
+}
+static void run_copies(const Run *runs, u32 count, unsigned blocks, unsigned threads) {
+    const std::string &what = wrong_with_kernels();
+    if (what == "idle") return;
+    gridDim.x = blocks;
+    blockDim.x = threads;
+    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)
+        for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++) copy_runs(runs, count);
+    for (u32 i = 0; i < count; i++)
+        if (runs[i].bytes && (what == "copies" || (what == "odd copies" && (runs[i].bytes & 1))))
+            ((u8 *)runs[i].to)[runs[i].bytes - 1] ^= 1;
+}
+static void run_sums(const Part *parts, u32 count, const u64 *table, const u64 *powers, u64 *sums) {
+    if (wrong_with_kernels() == "idle") return;
+    // A block of one thread fills the shared table by itself.
+    gridDim.x = count;
+    blockDim.x = 1;
+    threadIdx.x = 0;
+    for (blockIdx.x = 0; blockIdx.x < count; blockIdx.x++) {
+        sum_parts(parts, count, table, powers, sums);
+        // No two parts of a page the same way, or they would make up for each other.
+        const Part &part = parts[blockIdx.x];
+        if (sums_wrongly(part)) sums[part.page] ^= (part.after + 1) * 0x9e3779b97f4a7c15ull;
+    }
+}
+
 extern "C" {
 // For tests in the same process: so many calls of this function fail with this code, before they do anything.
 void standin_fail(const char *call, long times, unsigned code) {
     Guard guard("standin_fail");
     failures[call] = {times, code};
+}
+
+void standin_kernels(const char *what) {
+    Guard guard("standin_kernels");
+    wrong_with_kernels() = what;
+}
+long standin_calls(const char *call) {
+    Guard guard("standin_calls");
+    return calls[call];
 }
 
 unsigned cuInit(unsigned) {
@@ -187,7 +238,7 @@ static unsigned release(uint64_t address, bool device) {
     free((void *)address);
     return SUCCESS;
 }
-unsigned cuMemAlloc_v2(uint64_t *address, size_t bytes) { return allocate(address, bytes, true); }
+unsigned cuMemAlloc_v2(uint64_t *address, size_t bytes) { GUARDED; return allocate(address, bytes, true); }
 unsigned cuMemFree_v2(uint64_t address) { return release(address, true); }
 unsigned cuMemHostAlloc(void **address, size_t bytes, unsigned) { return allocate((uint64_t *)address, bytes, false); }
 unsigned cuMemFreeHost(void *address) { return release((uint64_t)address, false); }
@@ -273,6 +324,8 @@ unsigned cuGetProcAddress_v2(const char *name, void **found, int version, uint64
 }
 
 unsigned cuModuleLoadData(void **module, const void *text) {
+    GUARDED;
+    if (!number("STANDIN_PTX", 1)) return 222; // Of a version that this driver does not know.
     *module = (void *)1;
     return strstr((const char *)text, ".entry sum_parts") ? SUCCESS : 218;
 }
@@ -288,23 +341,13 @@ unsigned cuLaunchKernel(void *function, unsigned blocks, unsigned, unsigned, uns
     uint64_t a = *(uint64_t *)arguments[0];
     u32 count = *(u32 *)arguments[1];
     if ((intptr_t)function == 1) {
-        ((Stream *)stream)->add([=] {
-            gridDim.x = blocks;
-            blockDim.x = threads;
-            for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)
-                for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++) copy_runs((const Run *)a, count);
-        });
+        ((Stream *)stream)->add([=] { run_copies((const Run *)a, count, blocks, threads); });
         return SUCCESS;
     }
     uint64_t table = *(uint64_t *)arguments[2], powers = *(uint64_t *)arguments[3], sums = *(uint64_t *)arguments[4];
     if ((uint64_t)blocks * threads < count) return INVALID_VALUE;
     ((Stream *)stream)->add([=] {
-        // A block of one thread fills the shared table by itself.
-        gridDim.x = count;
-        blockDim.x = 1;
-        threadIdx.x = 0;
-        for (blockIdx.x = 0; blockIdx.x < count; blockIdx.x++)
-            sum_parts((const Part *)a, count, (const u64 *)table, (const u64 *)powers, (u64 *)sums);
+        run_sums((const Part *)a, count, (const u64 *)table, (const u64 *)powers, (u64 *)sums);
     });
     return SUCCESS;
 }

@@ -45,7 +45,7 @@ const fn field(name: &'static str, kind: Kind, default: &'static str, help: &'st
 
 const MOST: u64 = u32::MAX as u64;
 
-static FIELDS: [Field; 98] = [
+static FIELDS: [Field; 99] = [
     field(
         "storage_dir",
         Kind::Directories,
@@ -131,6 +131,13 @@ static FIELDS: [Field; 98] = [
         Kind::Text,
         "",
         "cuFile's library. Not set for the one that the system's loader finds.",
+    ),
+    field(
+        "gds.device_checksums",
+        Kind::Word(&["auto", "never"]),
+        "auto",
+        "Who sums pages in memory of the GPU. `auto`: a kernel there, where it sums known pages as the CPU does, until it \
+         fails; else, and with `never`, the CPU, to which they are copied.",
     ),
     field("posix_uring.depth", Kind::Count(1, 4096), "64", "Operations that a ring keeps in flight."),
     field(

@@ -57,7 +57,9 @@ pub use kind::Kind;
 use layers::Layers;
 pub use nixl_settings::{Nixl, Nixl3fs, NixlGds, NixlGdsMt, NixlObj, NixlPosix};
 pub use secret::Secret;
-pub use settings::{Durability, Gds, Io, ObjS3, PosixPread, PosixUring, Role, Settings, Tiered};
+pub use settings::{
+    DeviceChecksums, Durability, Gds, Io, ObjS3, PosixPread, PosixUring, Role, Settings, Tiered,
+};
 
 /// Where a value came from. Written as `default`, `file /etc/hicache.toml`, `environment variable X`, `explicit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

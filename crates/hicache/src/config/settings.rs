@@ -200,4 +200,16 @@ pub struct Tiered {
 pub struct Gds {
     /// cuFile's library, where the system's loader does not find it.
     pub library: Option<PathBuf>,
+    /// Who sums pages in memory of the GPU.
+    pub device_checksums: DeviceChecksums,
+}
+
+/// Who sums pages in memory of a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceChecksums {
+    /// A kernel on the GPU where it is right; else as `Never`.
+    Auto,
+    /// The CPU, to which they are copied.
+    Never,
 }
