@@ -15,13 +15,14 @@ const MOST_KEPT: usize = 8;
 
 /// Sums pages: copied to staging memory, and summed there.
 #[derive(Debug)]
-pub(crate) struct Sums {
+pub struct Sums {
     copier: Arc<dyn Copier>,
     kept: Mutex<Vec<Arc<Region>>>,
 }
 
 impl Sums {
-    pub(crate) fn new(copier: Arc<dyn Copier>) -> Self {
+    /// Sums what `copier` reaches, and memory of the host.
+    pub fn new(copier: Arc<dyn Copier>) -> Self {
         Self { copier, kept: Mutex::default() }
     }
 
@@ -29,8 +30,11 @@ impl Sums {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// CRC-64/NVMe over the pieces in order.
-    pub(crate) fn sum(&self, memory: &PageMemory) -> Result<u64> {
+    /// CRC-64/NVMe over the pieces in order. Blocks until the device has done its part.
+    ///
+    /// # Errors
+    /// What the device reports; `Abandoned` where a copy was lost.
+    pub fn sum(&self, memory: &PageMemory) -> Result<u64> {
         if memory.pieces().iter().all(|piece| piece.lease().region().kind().is_host()) {
             return memory.checksum();
         }
