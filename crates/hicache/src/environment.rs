@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 const PREFIXES: [&str; 2] = ["HICACHE_", "SGLANG_HICACHE_NIXL_"];
 
 /// Other variables that are looked at: where NIXL and its Python are, and what its object plugin would read.
-pub(crate) const OTHERS: [&str; 10] = [
+pub(crate) const OTHERS: [&str; 13] = [
     "NIXL_LIB_DIR",
     "NIXL_PLUGIN_DIR",
     "VIRTUAL_ENV",
@@ -21,6 +21,9 @@ pub(crate) const OTHERS: [&str; 10] = [
     "AWS_DEFAULT_BUCKET",
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    "AWS_CONFIG_FILE",
+    "AWS_PROFILE",
 ];
 
 /// Environment variables as the configuration sees them. Tests make one from pairs and never change the process.

@@ -6,7 +6,7 @@ use hicache_core::{Backend, Engine, Result};
 use hicache_gds::probe::Helper;
 use hicache_gds::{CuFileConfig, DeviceChecksums, GdsBackend, STAGED, StagedConfig};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Settings};
 use crate::probe::context;
 
 /// What the helper is called with, before what the probe adds.
@@ -20,10 +20,7 @@ pub(crate) fn backend(config: &Config) -> Box<dyn Backend> {
 fn gds(config: &Config) -> GdsBackend {
     let settings = config.settings();
     let own = config.clone();
-    let device_checksums = match settings.gds.device_checksums {
-        config::DeviceChecksums::Auto => DeviceChecksums::Auto,
-        config::DeviceChecksums::Never => DeviceChecksums::Never,
-    };
+    let device_checksums = device_checksums(settings);
     GdsBackend {
         device: settings.device.unwrap_or(0),
         cufile: CuFileConfig {
@@ -36,6 +33,14 @@ fn gds(config: &Config) -> GdsBackend {
         // It is asked before a new store's directory is made.
         directory: settings.storage_dir.first().map(|first| context(first).directory).unwrap_or_default(),
         below: Arc::new(move || host_engine(&own)),
+    }
+}
+
+/// Who sums pages in memory of a device.
+pub(crate) fn device_checksums(settings: &Settings) -> DeviceChecksums {
+    match settings.gds.device_checksums {
+        config::DeviceChecksums::Auto => DeviceChecksums::Auto,
+        config::DeviceChecksums::Never => DeviceChecksums::Never,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`probe`] | [`probe_all`]: which of them work on this machine, and why the others don't |
 //! | [`select`](mod@select) | [`select()`]: the one to use, with reasons for those that were passed over |
 //! | [`open`](mod@open) | [`open()`]: from a configuration to a [`Storage`] |
+//! | `device_pages` | with the feature `gds`: engines that move memory of a GPU and can't sum it |
 //! | [`core`] | the traits and types of `hicache-core`, the common ones also at the top of this crate |
 //!
 //! Features choose what is built: `posix-uring` (on by default) keeps pages on local disks. Without any feature there
@@ -60,6 +61,8 @@ mod s3;
 mod tiers;
 
 pub mod config;
+#[cfg(feature = "gds")]
+pub mod device_pages;
 pub mod environment;
 pub mod open;
 pub mod probe;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use hicache_core::{Backend, Namespace, Result, Storage};
+use hicache_core::{Backend, Engine, Namespace, Result, Storage};
 use hicache_page_store::{Durability, LEAST_PAGES, PageStore, PageStoreConfig, Role};
 
 use crate::config::check::FEWEST_PAGES;
 use crate::config::{self, Config};
+use crate::registry::is_of_nixl;
 
 const _: () = assert!(FEWEST_PAGES == LEAST_PAGES);
 
@@ -19,7 +20,7 @@ pub(crate) async fn open(
     let store = page_store_config(config, namespace);
     store.validate()?;
     #[cfg_attr(not(feature = "gds"), expect(unused_mut, reason = "one is added with the feature"))]
-    let mut engines = vec![backend.open_engine()?];
+    let mut engines = vec![engine_of(config, backend)?];
     #[cfg(feature = "gds")]
     if backend.name() == crate::registry::GDS {
         let others = crate::gpu::engines_beside(&*engines[0], config)?;
@@ -35,6 +36,23 @@ pub(crate) async fn open(
             Err(error)
         }
     }
+}
+
+/// The engine. One of NIXL's that moves memory of a GPU needs somebody who sums it.
+fn engine_of(config: &Config, backend: &dyn Backend) -> Result<Arc<dyn Engine>> {
+    match config.settings().device {
+        Some(device) if is_of_nixl(backend.name()) => device_engine(backend, device, config),
+        _ => backend.open_engine(),
+    }
+}
+
+#[cfg(feature = "gds")]
+use crate::device_pages::open_engine as device_engine;
+
+#[cfg(not(feature = "gds"))]
+fn device_engine(backend: &dyn Backend, _device: u32, _config: &Config) -> Result<Arc<dyn Engine>> {
+    let message = "pages in memory of a GPU need the Cargo feature `gds`, which this build lacks";
+    Err(hicache_core::Error::new(hicache_core::ErrorKind::Unsupported, message).with_backend(backend.name()))
 }
 
 fn page_store_config(config: &Config, namespace: Namespace) -> PageStoreConfig {

@@ -21,6 +21,7 @@ pub(crate) fn config(settings: &Settings) -> Option<S3Config> {
         bucket: s3.bucket.clone()?,
         prefix: s3.prefix.clone(),
         endpoints: s3.endpoint.clone().unwrap_or_default(),
+        objects: None,
         region: s3.region.clone(),
         path_style: s3.path_style,
         access,

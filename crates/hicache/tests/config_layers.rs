@@ -352,7 +352,14 @@ fn the_environment_of_the_process_can_be_read() {
     let ours = ["HICACHE_", "SGLANG_HICACHE_NIXL_"];
     let places =
         ["NIXL_LIB_DIR", "NIXL_PLUGIN_DIR", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONUSERBASE", "HOME", "PATH"];
-    let aws = ["AWS_DEFAULT_BUCKET", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"];
+    let aws = [
+        "AWS_DEFAULT_BUCKET",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+        "AWS_CONFIG_FILE",
+        "AWS_PROFILE",
+    ];
     assert!(environment.names().all(|name| {
         ours.iter().any(|start| name.starts_with(start)) || places.contains(&name) || aws.contains(&name)
     }));

@@ -216,6 +216,42 @@ fn variables_of_aws_are_taken_where_nothing_else_is_said() {
 }
 
 /// They are not ours, and may be meant for somebody else.
+/// The last of what AWS's SDK reads: seen here too, and only where it would be used.
+#[test]
+fn the_address_in_a_profile_of_aws_is_taken_where_nothing_else_gives_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config");
+    let text = "[default]\nendpoint_url = http://all:1\n[profile far]\nservices = s\n[services s]\ns3 =\n  endpoint_url = http://s3:2\n\
+                [profile odd]\nendpoint_url = http://me:secret@h\n";
+    std::fs::write(&path, text).unwrap();
+    let build = |variables: &[(&str, &str)], address: Option<&str>| {
+        let file = [("AWS_CONFIG_FILE", path.to_str().unwrap()), ("AWS_DEFAULT_BUCKET", "pages")];
+        let environment = Environment::from_iter([&file[..], variables].concat());
+        let builder = Config::builder().environment(&environment);
+        let builder =
+            address.iter().fold(builder, |b, address| b.set("nixl_obj.endpoint_override", *address));
+        builder.build().unwrap()
+    };
+    let address = |config: &Config| config.settings().nixl_obj.endpoint_override.clone().unwrap_or_default();
+    let config = build(&[], None);
+    assert_eq!(address(&config), "http://all:1");
+    assert_eq!(config.origin("nixl_obj.endpoint_override"), Origin::File(path.clone()));
+    assert_eq!(address(&build(&[("AWS_PROFILE", "far")], None)), "http://s3:2");
+    assert_eq!(address(&build(&[("AWS_ENDPOINT_URL", "http://any:3")], None)), "http://any:3");
+    assert_eq!(address(&build(&[], Some("http://own:4"))), "http://own:4");
+    assert_eq!(address(&build(&[("AWS_PROFILE", "none")], None)), "");
+    // The SDK is told to look at none of them.
+    let ignored = ("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true");
+    assert_eq!(address(&build(&[ignored, ("AWS_ENDPOINT_URL", "http://any:3")], None)), "");
+    // What is wrong in it is said, and is no error; without a bucket it is not even read.
+    let odd = build(&[("AWS_PROFILE", "odd")], None);
+    assert!(address(&odd).is_empty() && odd.warnings()[0].contains("is left out"), "{:?}", odd.warnings());
+    assert!(!odd.warnings()[0].contains("secret"), "{:?}", odd.warnings());
+    let environment = Environment::from_iter([("AWS_CONFIG_FILE", path.to_str().unwrap())]);
+    let config = Config::builder().environment(&environment).build().unwrap();
+    assert_eq!(config.settings().nixl_obj.endpoint_override, None);
+}
+
 #[test]
 fn variables_of_aws_that_are_not_right_are_left_out_and_said() {
     let not_utf8: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(b"hidden\xff".to_vec());

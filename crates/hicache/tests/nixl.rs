@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "tests say what they went without")]
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hicache::{
     Access, Config, ConfigBuilder, Environment, Namespace, PageKey, PageRequest, ProbeReport, Region,
@@ -61,6 +62,34 @@ async fn the_probe_says_which_plugins_work_and_why_the_others_do_not() {
             assert!(of(&reports, name).reason.contains("GPU"), "{reports:?}");
         }
     }
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// Pages in memory of a GPU, where there is none: the reason at once, in the helper too, and nothing of the plugin's is loaded.
+#[tokio::test]
+async fn memory_of_a_gpu_without_one_is_refused_with_the_reason_at_once() {
+    let Some(packages) = wheel() else { return };
+    if Path::new("/dev/nvidia0").exists() {
+        return println!("went without: a machine without a GPU");
+    }
+    let wanted = if cfg!(feature = "gds") { "no GPU: there is neither" } else { "the Cargo feature `gds`" };
+    let directory = tempfile::tempdir().unwrap();
+    for (name, probe) in [("nixl:GDS_MT", "child"), ("nixl:GDS", "child"), ("nixl:GDS_MT", "inline")] {
+        let on_device = with(&packages, directory.path()).set("device", 0).set("nixl.probe", probe);
+        let config = on_device.build().unwrap();
+        let begun = Instant::now();
+        let report = probe_named(&config, name, directory.path()).await.unwrap();
+        assert_eq!(report.verdict, Verdict::Unavailable);
+        assert!(report.reason.contains(wanted), "{report:?}");
+        assert!(report.checks.iter().all(|check| check.name == "GPU"), "{report:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{name}, {probe}: {:?}", begun.elapsed());
+    }
+    // Nobody is left for it; each says why, those first that move none of that memory.
+    let auto = with(&packages, directory.path()).set("device", 0).build().unwrap();
+    let error = hicache::open(&auto).await.unwrap_err().to_string();
+    let at = |words: &str| error.find(words).unwrap_or_else(|| panic!("{words:?} is not in {error}"));
+    assert!(at("POSIX does not move memory of Device(0)") < at("nixl:GDS_MT was skipped: "), "{error}");
+    assert!(at("nixl:GDS_MT was skipped: ") < at("nixl:GDS was skipped: ") && at(wanted) > 0, "{error}");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 

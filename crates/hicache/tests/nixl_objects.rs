@@ -44,7 +44,7 @@ async fn pages_go_through_nixl_and_deletions_through_s3() {
         .set("obj_s3.load_timeout_ms", 30_000);
     let keys: Vec<PageKey> = (0..4).map(|number| PageKey::kv([number; 32])).collect();
 
-    let alone = hicache::open(&nixl.build().unwrap()).await.unwrap().storage;
+    let alone = hicache::open(&nixl.clone().build().unwrap()).await.unwrap().storage;
     let registered = alone.register(&Region::allocate(4, PAGE).unwrap()).unwrap();
     let request = |(slot, key): (usize, &PageKey)| {
         let mut memory = registered.page(slot, PAGE, Access::Write).unwrap();
@@ -56,6 +56,22 @@ async fn pages_go_through_nixl_and_deletions_through_s3() {
     assert_eq!(alone.delete(&keys).await.unwrap_err().kind(), ErrorKind::Unsupported);
     assert!(alone.clear().await.unwrap_err().to_string().contains("obj_s3.bucket"));
     alone.close().await.unwrap();
+
+    // A prefix has pages of one backend: the other one refuses it, whoever was there first.
+    let of_s3 = both.clone().set("backend", "obj-s3").set("obj_s3.prefix", "hicache-nixl");
+    let of_s3 = of_s3.set("nixl_obj.prefix", "elsewhere").build().unwrap();
+    let error = hicache::open(&of_s3).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("format \"nixl 1\", and \"obj-s3\" is used here"), "{error}");
+    let first = both.clone().set("backend", "obj-s3").build().unwrap();
+    hicache::open(&first).await.unwrap().storage.close().await.unwrap();
+    let second = nixl.clone().set("nixl_obj.prefix", "hicache").build().unwrap();
+    let error = hicache::open(&second).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(
+        error.to_string().contains("of obj-s3") && error.to_string().contains("nixl_obj.prefix"),
+        "{error}"
+    );
 
     let storage = hicache::open(&both.build().unwrap()).await.unwrap().storage;
     let listing = storage.list("", None, 10).await.unwrap();

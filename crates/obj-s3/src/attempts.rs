@@ -314,6 +314,33 @@ impl Drop for Try {
 mod tests {
     use super::*;
 
+    use crate::config::{Access, S3Config};
+
+    /// There is a turn for it, and it is too late: no try is made. Ending one that was begun would cost a connection.
+    #[tokio::test]
+    async fn what_is_late_makes_no_try() {
+        let endpoint = |address: &str| {
+            let config = S3Config { access: Access::Anonymous, ..S3Config::new("pages") };
+            Arc::new(Endpoint::new(&config, Some(address), "us-east-1").unwrap())
+        };
+        let question = Question { object: "manifest".into(), limit: Duration::from_secs(1) };
+        let all = vec![endpoint("http://127.0.0.1:1"), endpoint("http://127.0.0.1:2")];
+        let endpoints = Endpoints::new(all, question);
+        let late = endpoints.attempts(Instant::now()).next().await;
+        assert_eq!(late.map(drop).unwrap_err().kind, FaultKind::Late);
+
+        // The second try would be at the other endpoint, and at once: what the first one said is the answer.
+        let mut attempts = endpoints.attempts(Instant::now() + Duration::from_secs(60));
+        let first = attempts.next().await.unwrap();
+        attempts.failed(first, Fault::new(FaultKind::Server, "it failed")).unwrap();
+        attempts.deadline = Instant::now();
+        assert_eq!(attempts.next().await.map(drop).unwrap_err().kind, FaultKind::Server);
+        // In time it is made.
+        attempts.deadline = Instant::now() + Duration::from_secs(60);
+        drop(attempts.next().await.unwrap());
+        assert!(endpoints.iter().all(|endpoint| endpoint.under_way.load(Ordering::Relaxed) == 0));
+    }
+
     #[tokio::test]
     async fn what_moves_goes_on_and_a_deadline_is_no_stall() {
         let ms = Duration::from_millis;

@@ -78,6 +78,9 @@ pub struct S3Config {
     /// Addresses of the store, each with its scheme; load is shared, and one that fails is left alone for a while. None
     /// for AWS itself.
     pub endpoints: Vec<String>,
+    /// In which format somebody else stores pages under the prefix, as the manifest names it: they can be found, listed and
+    /// deleted, and neither loaded nor stored. `None` for this crate's own pages.
+    pub objects: Option<String>,
     /// The region; `None` for the SDK's chain, or `us-east-1` where endpoints are given.
     pub region: Option<String>,
     /// Whether the bucket is in the path of addresses and not in the host. Most stores but AWS want that.
@@ -126,6 +129,7 @@ impl fmt::Debug for S3Config {
             .field("bucket", &self.bucket)
             .field("prefix", &self.prefix)
             .field("endpoints", &self.endpoints)
+            .field("objects", &self.objects)
             .field("region", &self.region)
             .field("access", &self.access)
             .finish_non_exhaustive()
@@ -139,6 +143,7 @@ impl S3Config {
             bucket: bucket.into(),
             prefix: "hicache".into(),
             endpoints: Vec::new(),
+            objects: None,
             region: None,
             path_style: true,
             access: Access::Chain,

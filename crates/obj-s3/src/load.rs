@@ -245,9 +245,23 @@ fn copy_at(memory: &mut PageMemory, at: usize, mut data: &[u8]) -> Result<(), Fa
 
 #[cfg(test)]
 mod tests {
-    use hicache_core::{MemoryStorage, Region, Storage};
+    use aws_smithy_types::body::SdkBody;
+    use hicache_core::{MemoryStorage, Region, Storage, hashing};
 
     use super::*;
+
+    /// The length of a body is not always announced: one that ends too early or too late is no page, and the object may be right.
+    #[tokio::test]
+    async fn a_body_of_another_length_is_no_page() {
+        let registered = MemoryStorage::new().register(&Region::allocate(1, 64).unwrap()).unwrap();
+        let mut memory = registered.page(0, 40, Access::Write).unwrap();
+        for bytes in [0, 1, 39, 40, 41] {
+            let body = Body::Sdk(SdkBody::from(vec![7; bytes]));
+            let seen = receive(body, &mut memory, &Moved::now()).await.map_err(|fault| fault.kind);
+            let wanted = if bytes == 40 { Ok(hashing::checksum(&[7; 40])) } else { Err(FaultKind::Body) };
+            assert_eq!(seen, wanted, "{bytes} bytes");
+        }
+    }
 
     #[test]
     fn parts_of_any_length_land_where_they_belong() {

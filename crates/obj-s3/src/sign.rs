@@ -209,9 +209,9 @@ mod tests {
         ];
         for (host, scheme) in [("127.0.0.1:9000", "http"), ("pages.s3.eu-west-1.amazonaws.com", "https")] {
             let signer = Signer::new(HeaderValue::from_static(host), "eu-west-1".to_owned());
-            for (generation, credentials) in [(0, &plain), (1, &temporary), (2, &plain)] {
-                // Twice in a second, over midnight, on a day of February.
-                for seconds in [0, 0, 1, 2, 86_400, 9_158_400] {
+            // Over midnight, on a day of February; other credentials in the same second.
+            for seconds in [0, 1, 2, 86_400, 9_158_400] {
+                for (generation, credentials) in [(0, &plain), (1, &temporary), (2, &plain)] {
                     for (method, path, payload, given) in requests {
                         let now = start + Duration::from_secs(seconds);
                         let generation = Generation::of_test(generation);

@@ -153,7 +153,9 @@ async fn check_manifest(shared: &Shared) -> Result<()> {
     // Once more if somebody else made it in between.
     for _ in 0..3 {
         match read_manifest(shared, &object).await {
-            Ok(bytes) => return manifest::check(&object, &bytes, &shared.namespace),
+            Ok(bytes) => {
+                return manifest::check(&object, &bytes, &shared.namespace, shared.config.objects.as_deref());
+            }
             Err(fault) if fault.kind == FaultKind::Missing => {}
             Err(fault) => return Err(failed(fault)),
         }
@@ -189,7 +191,7 @@ async fn read_manifest(shared: &Shared, object: &str) -> Result<Vec<u8>, Fault> 
 }
 
 async fn write_manifest(shared: &Shared, object: &str) -> Result<(), Fault> {
-    let text = manifest::write(&shared.namespace);
+    let text = manifest::write(&shared.namespace, shared.config.objects.as_deref());
     let mut attempts = shared.endpoints.attempts(shared.load_deadline());
     let mut replace = false;
     loop {

@@ -184,6 +184,7 @@ async fn a_manifest_of_something_else_is_refused() {
     for (content, word) in [
         (text.replace("\"model\": \"test\"", "\"model\": \"prod\""), "prod"),
         (text.replace("\"format\": 1", "\"format\": 9"), "format 9"),
+        (text.replace("\"format\": 1", "\"objects\": \"nixl 1\", \"format\": 1"), "format \"nixl 1\""),
         ("hello".to_owned(), "not JSON"),
     ] {
         server.bucket.lock().objects.get_mut(&name).unwrap().bytes = content.into_bytes();

@@ -124,6 +124,22 @@ async fn storms_stalls_and_slow_first_bytes_pass() {
     }
 }
 
+/// What says nothing any more is asked for again while its load has time: the load as a whole goes well.
+#[tokio::test]
+async fn what_stalls_is_asked_for_again_by_the_same_load() {
+    let server = Server::start().await;
+    let mut config = config(&[&server]);
+    (config.load_timeout_ms, config.stall_timeout_ms) = (20_000, 300);
+    let ground = Ground::open(config).await;
+    ground.store(0..8).await;
+    for fault in [Fault::Stall(Duration::from_secs(60)), Fault::Late(Duration::from_secs(60))] {
+        server.fail_first(2, Method::GET, fault.clone());
+        let begun = Instant::now();
+        assert_eq!(done(&ground.load(0..8).await), 8, "{fault:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{fault:?}: {:?}", begun.elapsed());
+    }
+}
+
 /// A secret that ends: every call says so without a miss, nothing of it is shown, and new requests are held back.
 #[tokio::test]
 async fn an_expired_secret_is_no_miss() {

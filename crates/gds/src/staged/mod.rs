@@ -10,7 +10,7 @@
 //! | `config` | [`StagedConfig`] |
 //! | `lane_work` | what a lane does with the parts that it has taken |
 //! | `staged_engine` | [`StagedEngine`] |
-//! | `sums` | checksums of pages that the CPU can't read, by a kernel or through staging memory |
+//! | `sums` | [`Sums`]: checksums of pages that the CPU can't read, by a kernel or through staging memory |
 
 mod config;
 mod copier;
@@ -26,4 +26,4 @@ pub use config::StagedConfig;
 pub use copier::{Copier, CopyFailure, HostCopier, Lane, StagedCopy};
 pub use cuda_copier::CudaCopier;
 pub use staged_engine::StagedEngine;
-pub(crate) use sums::Sums;
+pub use sums::Sums;

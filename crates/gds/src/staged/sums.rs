@@ -17,7 +17,7 @@ const MOST_KEPT: usize = 8;
 
 /// Sums pages: on the device, or copied to staging memory and summed there.
 #[derive(Debug)]
-pub(crate) struct Sums {
+pub struct Sums {
     copier: Arc<dyn Copier>,
     kept: Mutex<Vec<Arc<Region>>>,
     kernel: Option<KernelSums>,
@@ -28,8 +28,8 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// Tries the kernel where it is wanted; that takes the driver's compiler, and some MiB of the device for a moment.
-    pub(crate) fn new(copier: Arc<dyn Copier>, wanted: DeviceChecksums) -> Self {
+    /// Sums what `copier` reaches, and memory of the host. Tries the kernel where it is wanted; that takes the driver's compiler, and some MiB of the device for a moment.
+    pub fn new(copier: Arc<dyn Copier>, wanted: DeviceChecksums) -> Self {
         let mut sums = Self {
             kernel: None,
             copier,
@@ -63,7 +63,7 @@ impl Sums {
     }
 
     /// Gives back what sums are taken with.
-    pub(crate) async fn end(&self) {
+    pub async fn end(&self) {
         if let Some(kernel) = &self.kernel {
             kernel.end();
         }
@@ -79,8 +79,11 @@ impl Sums {
         }
     }
 
-    /// CRC-64/NVMe over the pieces in order.
-    pub(crate) fn sum(&self, memory: &PageMemory) -> Result<u64> {
+    /// CRC-64/NVMe over the pieces in order. Blocks until the device has done its part.
+    ///
+    /// # Errors
+    /// What the device reports; `Abandoned` where a copy was lost.
+    pub fn sum(&self, memory: &PageMemory) -> Result<u64> {
         if memory.is_host() {
             return memory.checksum();
         }

@@ -10,7 +10,7 @@ use super::field::{Field, fields};
 use super::foreign::{FALLBACKS, FOREIGN, Fallback};
 use super::layers::{Layers, bad_value};
 use super::suggest::nearest_above;
-use super::{Config, Origin, check, connector, field, file};
+use super::{Config, Origin, aws_profile, check, connector, field, file};
 use crate::environment::{Environment, OTHERS};
 
 /// The variable that names the configuration file.
@@ -21,6 +21,9 @@ pub(crate) fn variables() -> impl Iterator<Item = String> {
     let ours = fields().iter().map(Field::variable);
     ours.chain([FILE_VARIABLE.to_owned()]).chain(FOREIGN.iter().map(|foreign| foreign.variable.to_owned()))
 }
+
+/// What a profile of AWS's may say.
+const ADDRESS: &str = "nixl_obj.endpoint_override";
 
 /// How near a name of a variable must be to one of ours to be taken for a slip.
 const VARIABLE_NEAR: f64 = 0.8;
@@ -107,6 +110,7 @@ impl ConfigBuilder {
         for (path, value) in &self.explicit {
             layers.overlay(path, value, &Origin::Explicit)?;
         }
+        self.add_the_profiles(&mut layers);
         connector::check(&layers)?;
         let settings = layers.settings()?;
         check::check(&settings, &layers)?;
@@ -125,7 +129,11 @@ impl ConfigBuilder {
     /// They go below the file: NIXL reads them where it is told nothing. What is wrong with them is no error, since they
     /// may be meant for somebody else.
     fn overlay_fallbacks(&self, layers: &mut Layers) {
+        let ignored = aws_profile::is_ignored(&self.environment);
         for Fallback { variable, field: name, .. } in &FALLBACKS {
+            if ignored && *name == ADDRESS {
+                continue;
+            }
             let given = self.variable(variable).and_then(|text| {
                 let Some((text, field)) = text.zip(field::find(name)) else { return Ok(()) };
                 layers.give(field, &text.into(), &Origin::Environment((*variable).into()))
@@ -133,6 +141,21 @@ impl ConfigBuilder {
             if let Err(error) = given {
                 layers.note(format!("{variable} is left out: {}", error.message()));
             }
+        }
+    }
+
+    /// Below them all what a profile of AWS's says; its file is opened only for a bucket that is given no address.
+    fn add_the_profiles(&self, layers: &mut Layers) {
+        if layers.value("nixl_obj.bucket").is_null() || !layers.value(ADDRESS).is_null() {
+            return;
+        }
+        let Some((file, found)) = aws_profile::endpoint(&self.environment) else { return };
+        let given = found.and_then(|text| {
+            let Some((text, field)) = text.zip(field::find(ADDRESS)) else { return Ok(()) };
+            layers.give(field, &text.into(), &Origin::File(file.clone()))
+        });
+        if let Err(error) = given {
+            layers.note(format!("{} is left out: {}", file.display(), error.message()));
         }
     }
 

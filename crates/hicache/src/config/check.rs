@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use hicache_core::Result;
 
 use super::layers::{Layers, bad_value};
-use super::{Origin, Settings};
+use super::{NixlObj, Origin, Settings};
 
 /// Fewest pages that a capacity must hold.
 pub(crate) const FEWEST_PAGES: u64 = 16;
@@ -44,17 +44,25 @@ pub(crate) fn check(settings: &Settings, layers: &Layers) -> Result<()> {
 /// Whether the object stores of NIXL and of the S3 backend are one bucket at one address.
 pub(crate) fn same_bucket(settings: &Settings) -> bool {
     let (nixl, s3) = (&settings.nixl_obj, &settings.obj_s3);
-    let plain = |address: &str| address.trim_end_matches('/').to_owned();
-    let with_scheme = |address: &str| match address.contains("://") {
-        true => plain(address),
-        false => plain(&format!("{}://{address}", nixl.scheme)),
-    };
     let endpoints = s3.endpoint.as_deref().unwrap_or_default();
-    let same_address = match &nixl.endpoint_override {
-        Some(address) => endpoints.iter().any(|endpoint| plain(endpoint) == with_scheme(address)),
+    let same_address = match nixl_address(nixl) {
+        Some(address) => endpoints.iter().any(|endpoint| plain(endpoint) == address),
         None => endpoints.is_empty(),
     };
     nixl.bucket.is_some() && nixl.bucket == s3.bucket && same_address
+}
+
+/// The address of NIXL's object store, with its scheme; `None` for AWS.
+pub(crate) fn nixl_address(nixl: &NixlObj) -> Option<String> {
+    let with_scheme = |address: &String| match address.contains("://") {
+        true => plain(address),
+        false => plain(&format!("{}://{address}", nixl.scheme)),
+    };
+    nixl.endpoint_override.as_ref().map(with_scheme)
+}
+
+fn plain(address: &str) -> String {
+    address.trim_end_matches('/').to_owned()
 }
 
 /// No directory may be given twice, under two names, or inside another: space would be counted twice.

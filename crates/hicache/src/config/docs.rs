@@ -16,7 +16,7 @@ pub fn docs() -> String {
          2. environment variables named after the fields (below)\n\
          3. environment variables of SGLang's NIXL connector (further below)\n\
          4. a file, named explicitly or by `{FILE_VARIABLE}`: TOML, JSON or YAML by its ending, or else by trying\n\
-         5. variables of AWS's that NIXL's object plugin would read by itself (at the end)\n\
+         5. variables and the profile of AWS's that NIXL's object plugin would read by itself (at the end)\n\
          6. defaults\n\n\
          `hicache config explain` prints every value and where it came from. Unknown fields and bad values are refused by\n\
          name. A variable that is empty counts as not set, and so does `null` in a file. Every value may be written as text\n\
@@ -43,6 +43,12 @@ pub fn docs() -> String {
         let _ =
             writeln!(page, "| `{}` | `{}` | {} |", fallback.variable, fallback.field, cell(fallback.help));
     }
+    page.push_str(
+        "\nWhere none of them gives an address and there is a bucket, it is `endpoint_url` of the profile that `AWS_PROFILE` names \
+         (`default` where it names none), in `AWS_CONFIG_FILE` or `~/.aws/config`: of its `services` for `s3`, else its own. With \
+         `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` or the profile's `ignore_configured_endpoint_urls` true there is no address of \
+         AWS's settings.\n",
+    );
     page
 }
 

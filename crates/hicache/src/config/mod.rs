@@ -1,13 +1,13 @@
 //! The configuration: one table of fields, four layers, and the origin of every value.
 //!
-//! The layers, each over the one before: the defaults (and below the file, what variables of AWS's say of NIXL's object
+//! The layers, each over the one before: the defaults (and below the file, what variables and the profile of AWS's say of NIXL's object
 //! store), a file (TOML, JSON or YAML), the environment, and explicit
 //! values of the program (command line, `extra_config` of SGLang). In the environment our own variables
 //! (`HICACHE_STORAGE_DIR`, one a field) are over those of SGLang's NIXL connector, and `HICACHE_CONFIG` names the file
 //! where the program names none. A variable that is empty counts as not set, and so does a `null` in a file.
 //!
 //! Unknown fields and bad values are refused by name, with the value, where it came from and what would be right.
-//! Reading a configuration makes and opens nothing but the file.
+//! Reading a configuration makes nothing and opens nothing but the file, and AWS's where NIXL's object store is given no address.
 //!
 //! ```
 //! use hicache::{Config, Environment, Origin};
@@ -24,6 +24,7 @@
 //! # Ok::<(), hicache::Error>(())
 //! ```
 
+mod aws_profile;
 mod builder;
 mod byte_size;
 pub(crate) mod check;
@@ -53,6 +54,7 @@ pub use builder::ConfigBuilder;
 pub(crate) use builder::variables;
 pub use docs::docs;
 pub use field::{Field, fields};
+use foreign::FALLBACKS;
 pub use kind::Kind;
 use layers::Layers;
 pub use nixl_settings::{Nixl, Nixl3fs, NixlGds, NixlGdsMt, NixlObj, NixlPosix};
@@ -132,6 +134,19 @@ impl Config {
     /// Where the value of a field came from; `Default` for a field that does not exist.
     pub fn origin(&self, field: &str) -> Origin {
         self.layers.get(field).map_or(Origin::Default, |given| given.origin.clone())
+    }
+
+    /// Whether the value of a field is from a variable or the file of AWS's SDK.
+    #[cfg_attr(
+        not(all(feature = "nixl", feature = "obj-s3")),
+        allow(dead_code, reason = "only NIXL's objects ask")
+    )]
+    pub(crate) fn is_of_aws(&self, field: &str) -> bool {
+        match self.origin(field) {
+            Origin::Environment(variable) => FALLBACKS.iter().any(|fallback| fallback.variable == variable),
+            Origin::File(path) => aws_profile::file(&self.environment) == Some(path),
+            Origin::Default | Origin::Explicit => false,
+        }
     }
 
     /// Every field with value and origin, in the order of the documentation.

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+#[cfg(feature = "gds")]
+use hicache_core::MemoryKind;
 use hicache_core::probing::probe_on_a_thread;
 use hicache_core::{Backend, Check, Engine, Error, ErrorKind, Offer, ProbeContext, ProbeReport, Result};
 use hicache_nixl_backend::NixlFileBackend;
@@ -55,15 +57,22 @@ impl Backend for ProbedInChild {
     }
 
     async fn probe(&self, context: &ProbeContext) -> ProbeReport {
-        if self.config.settings().nixl.probe == "inline" {
+        let inline = self.config.settings().nixl.probe == "inline";
+        #[cfg(feature = "gds")]
+        if let MemoryKind::Device(device) = context.memory
+            && inline
+        {
+            return super::on_device::probe(&self.inner, device, &context.directory).await;
+        }
+        let in_host = context.memory.is_host();
+        if inline && in_host {
             return self.inner.probe(context).await;
         }
         let longest = Duration::from_millis(self.config.settings().nixl.probe_timeout_ms);
         let (name, config, directory) = (self.name(), self.config.clone(), context.directory.clone());
-        let memory = self.inner.plugin.moves(context.memory);
         let work = move |checks: &mut Vec<Check>| {
-            if !memory {
-                return Err(Error::new(ErrorKind::Unsupported, "this kind of memory is not moved"));
+            if !in_host {
+                built_for_gpus()?;
             }
             // The driver's own files say most of it, and no process is needed for that.
             gpu::device_node().inspect_err(|error| checks.push(Check::failed("GPU", error.message())))?;
@@ -79,6 +88,15 @@ impl Backend for ProbedInChild {
 
 fn unavailable(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unavailable, message)
+}
+
+/// Whether this build can look at memory of a GPU, and sum the pages in it.
+fn built_for_gpus() -> Result<()> {
+    if cfg!(feature = "gds") {
+        return Ok(());
+    }
+    let message = "pages in memory of a GPU need the Cargo feature `gds`, which this build lacks";
+    Err(Error::new(ErrorKind::Unsupported, message))
 }
 
 /// The command that probes.
@@ -115,7 +133,8 @@ fn start(mut command: Command, name: &str, config: &Config, directory: &Path) ->
     // Nothing of an object store is among it, so no secret is.
     for explained in config.explain() {
         let field = explained.field;
-        let concerns = field.starts_with("nixl.") || field.starts_with("nixl_gds") || field == "io";
+        let concerns =
+            field.starts_with("nixl.") || field.starts_with("nixl_gds") || ["io", "device"].contains(&field);
         if concerns && explained.origin != Origin::Default && field != "nixl.probe" {
             command.args(["--set", &format!("{field}={}", explained.text)]);
         }

@@ -96,6 +96,7 @@ fn a_helper_is_told_what_concerns_it_and_nothing_of_the_environment() {
         .set("nixl_gds.batch_limit", 64)
         .set("nixl.depth", 77)
         .set("io", "direct")
+        .set("device", 3)
         .set("nixl_obj.secret_key", "hidden")
         .build()
         .unwrap();
@@ -108,7 +109,8 @@ fn a_helper_is_told_what_concerns_it_and_nothing_of_the_environment() {
         told.starts_with(&format!("--json --only nixl:GDS --dir {place} --set nixl.probe=inline")),
         "{told}"
     );
-    for part in ["--set nixl_gds.batch_limit=64", "--set nixl.depth=77", "--set io=direct"] {
+    for part in ["--set nixl_gds.batch_limit=64", "--set nixl.depth=77", "--set io=direct", "--set device=3"]
+    {
         assert!(told.contains(part), "{part} is not in: {told}");
     }
     assert!(!told.contains("hidden") && !told.contains("nixl_posix"), "{told}");

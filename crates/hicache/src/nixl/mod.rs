@@ -3,6 +3,8 @@
 mod child;
 #[cfg(feature = "obj-s3")]
 mod deletes;
+#[cfg(feature = "gds")]
+mod on_device;
 mod place;
 
 use hicache_core::{Backend, Error, Result};

@@ -3,14 +3,15 @@
 pub mod gpu;
 mod probe;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hicache_core::probing::probe_on_a_thread;
 use hicache_core::{
-    Backend, Engine, Error, ErrorKind, Namespace, Offer, ProbeContext, ProbeReport, Result, Storage,
+    Backend, Check, Engine, Error, ErrorKind, Namespace, Offer, ProbeContext, ProbeReport, Result, Storage,
 };
 
 use crate::engine::{IoMode, NixlEngine, NixlEngineConfig};
@@ -81,6 +82,21 @@ impl NixlFileBackend {
 
     fn engine(&self) -> Result<NixlEngine> {
         NixlEngine::open(&self.place.open()?, self.engine_config()?)
+    }
+
+    /// The probe with bytes of the caller's, for memory that can't be looked at from here: has the plugin make its backend,
+    /// gives `bytes` the engine and an empty file in `directory`, and notes each step in `checks`. Blocks, and may hang where
+    /// the plugin does.
+    ///
+    /// # Errors
+    /// What went wrong first.
+    pub fn try_out(
+        &self,
+        directory: &Path,
+        checks: &mut Vec<Check>,
+        bytes: impl FnOnce(&Arc<dyn Engine>, Arc<File>) -> Result<Check>,
+    ) -> Result<String> {
+        probe::try_out(self, directory, checks, bytes)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a probe tries, in order: the library, the plugin's file, its parameters, its backend, and bytes.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use hicache_core::backend::round_trip;
@@ -20,6 +22,22 @@ pub(super) fn files(
     checks: &mut Vec<Check>,
 ) -> Result<String> {
     moves(backend.plugin, context.memory)?;
+    if !context.memory.is_host() {
+        let what =
+            "memory of a GPU can't be looked at from here, so what the plugin does with it is not probed";
+        return Err(unsupported(what.to_owned()));
+    }
+    let directory = &context.directory;
+    try_out(backend, directory, checks, |engine, file| block_on(round_trip(&**engine, file, directory)))
+}
+
+/// Has the plugin work, and `bytes` move something through it.
+pub(super) fn try_out(
+    backend: &NixlFileBackend,
+    directory: &Path,
+    checks: &mut Vec<Check>,
+    bytes: impl FnOnce(&Arc<dyn Engine>, Arc<File>) -> Result<Check>,
+) -> Result<String> {
     let config = backend.engine_config()?;
     if backend.plugin.needs_gpu() {
         let devices = gpu::device_node().and_then(|()| gpu::cuda_devices());
@@ -30,11 +48,11 @@ pub(super) fn files(
         let capabilities = engine.capabilities();
         format!("{} operations in flight, {:?}", capabilities.max_in_flight, capabilities.memory)
     })?;
-    let directory = &context.directory;
     let file = tempfile::tempfile_in(directory).map_err(|error| {
         Error::io("probe", format!("no file can be made in {}", directory.display()), error)
     })?;
-    let seen = block_on(round_trip(&engine, Arc::new(file), directory));
+    let engine: Arc<dyn Engine> = Arc::new(engine);
+    let seen = bytes(&engine, Arc::new(file));
     let closed = block_on(engine.close());
     checks.push(seen?);
     closed?;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 const FORMAT: u32 = 1;
 /// The format of `format.rs`.
-const OBJECTS: &str = "nixl 1";
+pub(super) const OBJECTS: &str = "nixl 1";
 /// No manifest is longer.
 pub(crate) const MOST_BYTES: usize = 64 << 10;
 

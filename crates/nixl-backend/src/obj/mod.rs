@@ -50,6 +50,9 @@ mod wire;
 pub use config::NixlObjConfig;
 pub use storage::NixlObjStorage;
 
+/// The format of objects, as the manifest names it.
+pub const OBJECT_FORMAT: &str = manifest::OBJECTS;
+
 /// Length of what stands before a page in its object.
 pub const OBJECT_HEAD_BYTES: u64 = format::HEAD_BYTES as u64;
 
