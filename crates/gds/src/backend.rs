@@ -58,6 +58,20 @@ impl GdsBackend {
         ask(helper, Question { device, library, directory }, Limits::default())
     }
 
+    /// The engine that stages: it takes extents at any place and of any length.
+    ///
+    /// # Errors
+    /// `Unavailable` without a driver, and what opening the engine below it reports.
+    pub fn open_staged(&self) -> Result<Arc<dyn Engine>> {
+        self.staging(Cuda::load()?)
+    }
+
+    fn staging(&self, cuda: Cuda) -> Result<Arc<dyn Engine>> {
+        let copier = CudaCopier::new(cuda.context(self.device)?);
+        let engine = StagedEngine::open((self.below)()?, Arc::new(copier), self.staged.clone())?;
+        Ok(Arc::new(engine))
+    }
+
     /// The engine on cuFile, where bytes go past host memory; the reason where they don't.
     fn direct(&self, cuda: Cuda) -> Result<CuFileEngine> {
         let asked = self.asked(self.device, &self.directory)?;
@@ -117,9 +131,7 @@ impl Backend for GdsBackend {
             Ok(engine) => Ok(Arc::new(engine)),
             Err(reason) => {
                 tracing::warn!(%reason, "no GPUDirect Storage; pages go through pinned host memory");
-                let copier = CudaCopier::new(cuda.context(self.device)?);
-                let engine = StagedEngine::open((self.below)()?, Arc::new(copier), self.staged.clone())?;
-                Ok(Arc::new(engine))
+                self.staging(cuda)
             }
         }
     }

@@ -5,6 +5,7 @@
 //! | `store` | `Store`: a storage with foreign memory, for any number of Python threads |
 //! | `opening` | from texts of JSON to a configuration and an open storage |
 //! | `memory` | foreign memory: regions by address, pages in pieces, token ids in arrays |
+//! | `devices` | the GPUs whose memory Python hands over |
 //! | `regions` | the memory of one call, watched until the device is done with it |
 //! | `keys` | keys as SGLang writes them |
 //! | `hashes` | `page_hashes` |
@@ -14,6 +15,7 @@
 //!
 //! Every entry point releases the GIL while it works, and returns only when every operation of the call is terminal.
 
+mod devices;
 mod errors;
 mod hashes;
 mod keys;

@@ -3,7 +3,8 @@
 //! What Python gives is addresses. Whoever calls [`Memory::register`] vouches for a range: its `owner` keeps it mapped at
 //! that place until it is dropped. In the package, `hicache/sglang/pools.py` reads the range from the tensor that it
 //! passes as owner. `hicache/_held.py` passes no owner: it holds the tensor in every call that uses the range, and forgets
-//! the range when the tensor goes. No address outside a registered range is ever used.
+//! the range when the tensor goes. No address outside a registered range is ever used. Of memory of a GPU the driver is asked
+//! as well, each time, since an address that is no memory any more would cost the whole context.
 
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
@@ -15,9 +16,14 @@ use hicache::{
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::devices::Devices;
+
 /// The ranges that a storage knows.
 #[derive(Default)]
-pub(crate) struct Memory(RwLock<Ranges>);
+pub(crate) struct Memory {
+    ranges: RwLock<Ranges>,
+    pub(crate) devices: Devices,
+}
 
 #[derive(Default)]
 struct Ranges {
@@ -38,12 +44,20 @@ impl Memory {
         let base = NonNull::new(address as *mut u8)
             .filter(|_| address.checked_add(bytes).is_some())
             .ok_or_else(|| Error::config(format!("{bytes} bytes at address {address:#x} are no memory")))?;
+        let owner = Box::new(owner);
         // SAFETY: the Python caller vouches that the range belongs to `owner`, which keeps it where it is until it is
         // dropped (a tensor's storage does not move). Dropping a `Py` without the GIL only notes it for later. Leases
-        // are taken in `page`, whose caller vouches for them.
-        let region = unsafe { Region::foreign(base, bytes, kind, Box::new(owner)) }?;
+        // are taken in `page`, whose caller vouches for them. That memory of a device is memory of that device, the driver says.
+        let region = unsafe {
+            match kind {
+                MemoryKind::Device(device) => {
+                    self.devices.context(device)?.foreign(address as u64, bytes, owner)
+                }
+                MemoryKind::Host | MemoryKind::PinnedHost => Region::foreign(base, bytes, kind, owner),
+            }
+        }?;
         let registration = storage.register(&region)?;
-        let mut ranges = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges = self.ranges.write().unwrap_or_else(PoisonError::into_inner);
         ranges.last += 1;
         let handle = ranges.last;
         ranges.by_handle.insert(handle, registration);
@@ -52,13 +66,14 @@ impl Memory {
 
     /// Forgets a range. It stays registered until the last operation on it has ended.
     pub(crate) fn deregister(&self, handle: u64) -> bool {
-        let removed = self.0.write().unwrap_or_else(PoisonError::into_inner).by_handle.remove(&handle);
+        let removed = self.ranges.write().unwrap_or_else(PoisonError::into_inner).by_handle.remove(&handle);
         removed.is_some() // Dropped here, behind the lock.
     }
 
     /// Forgets all ranges.
     pub(crate) fn clear(&self) {
-        let removed = std::mem::take(&mut self.0.write().unwrap_or_else(PoisonError::into_inner).by_handle);
+        let removed =
+            std::mem::take(&mut self.ranges.write().unwrap_or_else(PoisonError::into_inner).by_handle);
         drop(removed);
     }
 
@@ -74,9 +89,12 @@ impl Memory {
         pieces: impl Iterator<Item = (usize, usize)>,
         access: Access,
     ) -> Result<PageMemory> {
-        let ranges = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
         let pieces = pieces.map(|(address, bytes)| {
             let (registration, offset) = ranges.find(handle, address, bytes)?;
+            if let MemoryKind::Device(device) = registration.region().kind() {
+                self.devices.context(device)?.check_memory(address as u64, bytes)?;
+            }
             // SAFETY: the Python caller vouches for it, as said above.
             unsafe { registration.piece_of_range(offset, bytes, access) }
         });

@@ -26,6 +26,8 @@ struct Opened {
     notes: Vec<String>,
     skipped: Vec<String>,
     memory: Memory,
+    /// The GPU whose memory pages may be in.
+    device: Option<u32>,
     /// The process that opened it. In a forked child nothing is touched: not even a lock, which may be held for ever.
     process: u32,
     /// An operation on foreign memory was lost: nothing more is begun.
@@ -76,6 +78,7 @@ impl Store {
             notes: opened.notes,
             skipped: opened.skipped.iter().map(ToString::to_string).collect(),
             memory: Memory::default(),
+            device: config.settings().device,
             process: std::process::id(),
             lost: AtomicBool::new(false),
         })))
@@ -85,6 +88,12 @@ impl Store {
     #[getter]
     fn backend(&self) -> &'static str {
         self.0.backend
+    }
+
+    /// Number of the GPU whose memory pages may be in, as well as in memory of the host.
+    #[getter]
+    fn device(&self) -> Option<u32> {
+        self.0.device
     }
 
     /// What the operator should know.
@@ -105,7 +114,9 @@ impl Store {
         Some((serde_json::to_string(namespace).unwrap_or_default(), namespace.fingerprint().to_string()))
     }
 
-    /// Makes `bytes` bytes at `address` known. `owner` must keep them there until it is dropped.
+    /// Makes `bytes` bytes at `address` known: memory of `device`, or of the host. `owner` must keep them there until it is
+    /// dropped.
+    #[pyo3(signature = (address, bytes, pinned, owner, device=None))]
     fn register(
         &self,
         py: Python<'_>,
@@ -113,8 +124,13 @@ impl Store {
         bytes: usize,
         pinned: bool,
         owner: Py<PyAny>,
+        device: Option<u32>,
     ) -> PyResult<u64> {
-        let kind = if pinned { MemoryKind::PinnedHost } else { MemoryKind::Host };
+        let kind = match device {
+            Some(device) => MemoryKind::Device(device),
+            None if pinned => MemoryKind::PinnedHost,
+            None => MemoryKind::Host,
+        };
         self.run(py, |opened| opened.memory.register(&*opened.storage, address, bytes, kind, owner))
     }
 
@@ -226,6 +242,7 @@ impl Store {
         self.run(py, |opened| {
             let closed = opening::block_on(opened.storage.close())?;
             opened.memory.clear();
+            opened.memory.devices.end();
             match closed {
                 Err(error) if error.kind() == ErrorKind::Closed => Ok(()),
                 closed => closed,
@@ -280,6 +297,9 @@ impl Opened {
                 }
                 Err(error) => batch.note(&error),
             }
+        }
+        if let Err(error) = self.memory.devices.wait_for(&requests) {
+            return Ok(Batch::failed(pages.keys.len(), &error));
         }
         let lengths: Vec<usize> = requests.iter().map(|request| request.memory.bytes()).collect();
         let regions = Regions::of(&requests);

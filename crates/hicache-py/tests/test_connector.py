@@ -108,23 +108,6 @@ def test_registration_by_memory_type(connector):
     assert storage.register(np.ones((4, 4)).T[::2]) is False
 
 
-class OnADevice:
-    """A tensor of a GPU, as far as this machine can have one."""
-
-    def __dlpack_device__(self):
-        return (2, 0)
-
-    def __dlpack__(self):
-        raise BufferError("on a device")
-
-
-def test_a_tensor_on_a_device_is_refused_by_name(connector):
-    storage = connector()
-    with pytest.raises(ValueError, match="DLPack device 2:0.*CUDA"):
-        storage.set("k", OnADevice())
-    assert storage.register(OnADevice()) is False
-
-
 NUMERIC = "bool int8 uint8 int16 uint16 int32 uint32 int64 uint64 float16 float32 float64 complex64 complex128".split()
 
 

@@ -1,24 +1,23 @@
 //! The backend of `hicache-gds` with its part of the configuration.
 
-use std::ffi::OsString;
-use std::path::Path;
 use std::sync::Arc;
 
 use hicache_core::{Backend, Engine, Result};
 use hicache_gds::probe::Helper;
-use hicache_gds::{CuFileConfig, DeviceChecksums, GdsBackend, StagedConfig};
+use hicache_gds::{CuFileConfig, DeviceChecksums, GdsBackend, STAGED, StagedConfig};
 
 use crate::config::{self, Config};
+use crate::probe::context;
 
 /// What the helper is called with, before what the probe adds.
 const COMMAND: &str = "probe-gds";
 
 /// Through cuFile where bytes go past host memory there, through pinned memory elsewhere.
 pub(crate) fn backend(config: &Config) -> Box<dyn Backend> {
-    Box::new(typed(config))
+    Box::new(gds(config))
 }
 
-fn typed(config: &Config) -> GdsBackend {
+fn gds(config: &Config) -> GdsBackend {
     let settings = config.settings();
     let own = config.clone();
     let device_checksums = match settings.gds.device_checksums {
@@ -34,29 +33,32 @@ fn typed(config: &Config) -> GdsBackend {
         },
         staged: StagedConfig { device_checksums, ..StagedConfig::default() },
         helper: helper(config),
-        directory: settings.storage_dir.first().cloned().unwrap_or_default(),
+        // It is asked before a new store's directory is made.
+        directory: settings.storage_dir.first().map(|first| context(first).directory).unwrap_or_default(),
         below: Arc::new(move || host_engine(&own)),
     }
 }
 
+/// What a page store has beside the engine of the backend: one that stages pages which cuFile does not take as they lie, and
+/// one for pages in memory of the host.
+pub(crate) fn engines_beside(first: &dyn Engine, config: &Config) -> Result<Vec<Arc<dyn Engine>>> {
+    let mut engines = Vec::new();
+    if first.capabilities().name != STAGED {
+        engines.push(gds(config).open_staged()?);
+    }
+    engines.push(host_engine(config)?);
+    Ok(engines)
+}
+
 /// The engine for host memory: io_uring, or threads where the kernel refuses it.
-pub(crate) fn host_engine(config: &Config) -> Result<Arc<dyn Engine>> {
+fn host_engine(config: &Config) -> Result<Arc<dyn Engine>> {
     let [uring, pread] = crate::posix::backends(config.settings());
     uring.open_engine().or_else(|_| pread.open_engine())
 }
 
-/// The command in `probe_helper`, or `hicache` on `PATH`.
+/// What probes it.
 fn helper(config: &Config) -> Option<Helper> {
-    let mut words: Vec<OsString> = match config.settings().probe_helper.as_deref() {
-        Some(words) => words.iter().map(OsString::from).collect(),
-        None => {
-            let path = config.variable("PATH").unwrap_or_default();
-            let found = std::env::split_paths(path)
-                .map(|directory: std::path::PathBuf| directory.join("hicache"))
-                .find(|file: &std::path::PathBuf| Path::is_file(file))?;
-            vec![found.into()]
-        }
-    };
+    let mut words = crate::helper::words(config)?;
     words.push(COMMAND.into());
     let program = words.remove(0);
     Some(Helper { program, arguments: words })
@@ -79,10 +81,10 @@ mod tests {
     #[test]
     fn both_engines_are_told_who_sums() {
         for (word, wanted) in [("auto", DeviceChecksums::Auto), ("never", DeviceChecksums::Never)] {
-            let backend = typed(&Config::builder().set("gds.device_checksums", word).build().unwrap());
+            let backend = gds(&Config::builder().set("gds.device_checksums", word).build().unwrap());
             assert_eq!((backend.cufile.device_checksums, backend.staged.device_checksums), (wanted, wanted));
         }
-        assert_eq!(typed(&Config::builder().build().unwrap()).staged, StagedConfig::default());
+        assert_eq!(gds(&Config::builder().build().unwrap()).staged, StagedConfig::default());
     }
 
     #[test]

@@ -42,6 +42,8 @@
 
 #[cfg(feature = "gds")]
 mod gpu;
+#[cfg(any(feature = "gds", feature = "nixl"))]
+mod helper;
 mod memory;
 #[cfg(feature = "nixl")]
 mod nixl;

@@ -22,8 +22,8 @@ pub(crate) async fn open(
     let mut engines = vec![backend.open_engine()?];
     #[cfg(feature = "gds")]
     if backend.name() == crate::registry::GDS {
-        // Pages in host memory, too.
-        engines.push(crate::gpu::host_engine(config)?);
+        let others = crate::gpu::engines_beside(&*engines[0], config)?;
+        engines.extend(others);
     }
     match PageStore::open(store, engines.clone()).await {
         Ok(store) => Ok(store),

@@ -60,16 +60,24 @@ impl KernelSums {
         }
         let mut summer = self.take()?;
         let sum = summer.sum_borrowed(page);
-        let mut pool = self.pool();
         if sum.is_err() {
-            pool.kernels = None;
-            let idle = std::mem::take(&mut pool.idle);
-            drop(pool);
-            drop(idle);
-        } else if pool.kernels.is_some() && pool.idle.len() < MOST_IDLE {
-            pool.idle.push(summer);
+            self.end();
+        } else {
+            let mut pool = self.pool();
+            if pool.kernels.is_some() && pool.idle.len() < MOST_IDLE {
+                pool.idle.push(summer);
+            }
         }
         Some(sum)
+    }
+
+    /// Gives back what it works with. It sums nothing after that.
+    pub(crate) fn end(&self) {
+        let mut pool = self.pool();
+        pool.kernels = None;
+        let idle = std::mem::take(&mut pool.idle);
+        drop(pool);
+        drop(idle);
     }
 
     fn take(&self) -> Option<Summer> {

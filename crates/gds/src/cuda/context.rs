@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::sys;
 use hicache_core::{Error, ErrorKind, ForkMark, Result};
+use tokio::sync::oneshot;
 
 use super::driver::{Cuda, check, failure};
 use crate::GDS;
@@ -85,6 +86,8 @@ impl Drop for Primary {
 enum Freed {
     Device(sys::CUdeviceptr),
     Host(*mut c_void),
+    /// None: answered when all before it is freed.
+    All(oneshot::Sender<()>),
 }
 
 // SAFETY: addresses, which one thread frees.
@@ -211,6 +214,17 @@ impl Context {
         check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() })
     }
 
+    /// Waits until memory that nobody uses any more is freed. Engines do so as they close: a program that ends after that has
+    /// none of it with the driver.
+    pub async fn all_freed(&self) {
+        if self.primary.fork.is_child() {
+            return; // The thread that would answer is the parent's.
+        }
+        let (freed, all) = oneshot::channel();
+        let _ = self.freeing.send(Freed::All(freed));
+        let _ = all.await; // Without the thread there is nothing to wait for.
+    }
+
     /// Waits until everything that uses the context is gone and its memory is freed, and ends what frees it. To be called before
     /// a process ends: as it ends the driver goes too, and a thread that still calls it then may take the process along.
     /// Engines are to be closed before.
@@ -306,6 +320,10 @@ fn free_all(primary: &Primary, graves: &Receiver<Freed>) {
             match freed {
                 Freed::Device(address) => check("cuMemFree", sys::cuMemFree_v2(address)),
                 Freed::Host(address) => check("cuMemFreeHost", sys::cuMemFreeHost(address)),
+                Freed::All(freed) => {
+                    let _ = freed.send(());
+                    Ok(())
+                }
             }
         };
         if let Err(error) = answer {

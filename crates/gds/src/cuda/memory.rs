@@ -103,8 +103,7 @@ impl Context {
         bytes: usize,
         owner: Box<dyn Any + Send + Sync>,
     ) -> Result<Arc<Region>> {
-        let _bound = self.bind()?;
-        self.check_pointer(address, bytes)?;
+        self.check_memory(address, bytes)?;
         let base = usize::try_from(address)
             .ok()
             .and_then(|address| NonNull::new(ptr::without_provenance_mut(address)));
@@ -113,8 +112,14 @@ impl Context {
         unsafe { Region::foreign(base.ok_or_else(null)?, bytes, kind, owner) }
     }
 
-    fn check_pointer(&self, address: u64, bytes: usize) -> Result<()> {
+    /// Whether bytes are memory of this device. Whoever has foreign memory may ask again before it is used: an address that is
+    /// no memory any more would cost the context, and with it everybody's memory in it.
+    ///
+    /// # Errors
+    /// `Config` as [`Context::foreign`].
+    pub fn check_memory(&self, address: u64, bytes: usize) -> Result<()> {
         use sys::CUpointer_attribute as Attribute;
+        let _bound = self.bind()?;
         let wrong = |what: String| {
             Error::config(format!("the {bytes} bytes at {address:#x}: {what}")).with_backend(GDS)
         };

@@ -165,6 +165,9 @@ impl Engine for CuFileEngine {
 
     async fn close(&self) -> Result<()> {
         self.pool.close().await;
+        if let Some(sums) = &self.sums {
+            sums.end().await;
+        }
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use hicache_core::{Direction, Error, MemoryKind, Region, Result};
 
 use crate::cuda::Context;
@@ -38,6 +39,7 @@ impl From<Error> for CopyFailure {
 }
 
 /// Makes lanes, and the memory that they stage in.
+#[async_trait]
 pub trait Copier: Send + Sync + fmt::Debug + 'static {
     /// The memory that it reaches.
     fn memory(&self) -> MemoryKind;
@@ -64,6 +66,9 @@ pub trait Copier: Send + Sync + fmt::Debug + 'static {
     fn proves_idle(&self) -> bool {
         false
     }
+
+    /// Waits for what is left to do with memory that it gave and that nobody uses any more.
+    async fn settle(&self) {}
 }
 
 /// One thread's way to copy.
@@ -84,6 +89,7 @@ pub trait Lane {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostCopier;
 
+#[async_trait]
 impl Copier for HostCopier {
     fn memory(&self) -> MemoryKind {
         MemoryKind::Host

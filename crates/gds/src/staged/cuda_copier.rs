@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hicache_core::{Direction, MemoryKind, Region, Result};
 
 use super::copier::{Copier, CopyFailure, Lane, StagedCopy};
@@ -30,6 +31,7 @@ impl CudaCopier {
     }
 }
 
+#[async_trait]
 impl Copier for CudaCopier {
     fn memory(&self) -> MemoryKind {
         MemoryKind::Device(self.context.ordinal())
@@ -49,6 +51,10 @@ impl Copier for CudaCopier {
 
     fn proves_idle(&self) -> bool {
         true
+    }
+
+    async fn settle(&self) {
+        self.context.all_freed().await;
     }
 }
 

@@ -129,7 +129,10 @@ impl Engine for StagedEngine {
     async fn close(&self) -> Result<()> {
         self.pool.close().await;
         // Nothing of ours is there any more; where it is lost, that is what the engine below answers.
-        self.below.close().await
+        let closed = self.below.close().await;
+        // Last: the engine below may have had staging memory until now.
+        self.sums.end().await;
+        closed
     }
 }
 

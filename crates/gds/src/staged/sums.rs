@@ -62,6 +62,15 @@ impl Sums {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives back what sums are taken with.
+    pub(crate) async fn end(&self) {
+        if let Some(kernel) = &self.kernel {
+            kernel.end();
+        }
+        self.kept().clear();
+        self.copier.settle().await;
+    }
+
     pub(crate) fn counts(&self) -> ChecksumCounts {
         ChecksumCounts {
             by_kernel: self.by_kernel.load(Ordering::Relaxed),

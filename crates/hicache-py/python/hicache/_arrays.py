@@ -1,13 +1,15 @@
-"""Where the bytes of tensors and arrays are: torch tensors, numpy arrays, the buffer protocol, DLPack.
+"""Where the bytes are of torch tensors, numpy arrays, the buffer protocol, CUDA's array interface, DLPack.
 
 Nothing is imported for it: a torch tensor is known by its methods. An ``Array`` holds its object, so the address is
 good as long as the ``Array`` is.
+
+Which stream writes memory of a GPU is not asked: the native half waits for all of them before it looks at the memory.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 _py = ctypes.pythonapi
 
@@ -60,6 +62,7 @@ _capsule_pointer.restype = ctypes.c_void_p
 _FULL_READ_ONLY = 0x011C  # PyBUF_FULL_RO: shape, strides, suboffsets and format, read-only allowed.
 # DLPack's types of devices whose memory the CPU reads and writes: CPU, and host memory that CUDA or ROCm pinned.
 _DL_HOST = {1: False, 3: True, 11: True}
+_DL_CUDA = 2
 
 _KINDS = {(code, size): f"{'iu'[code.isupper()]}{size}" for code in "ilqnILQN" for size in (4, 8)}
 
@@ -80,6 +83,16 @@ def plain_integers(obj: Any) -> Optional[Tuple[int, int, str, Any]]:
     return ctypes.addressof(first), view.nbytes // view.itemsize, kind, first
 
 
+def _packed(shape: Sequence[int], strides: Optional[Sequence[int]], item: int) -> Tuple[int, bool]:
+    """Length of an array of items of length ``item``, and whether they lie in order without gaps."""
+    length, packed = item, True
+    for axis in reversed(range(len(shape))):
+        if strides and shape[axis] > 1 and strides[axis] != length:
+            packed = False
+        length *= shape[axis]
+    return length, packed
+
+
 class Array:
     """A run of bytes in memory, and the object that keeps it there."""
 
@@ -88,8 +101,10 @@ class Array:
         "bytes",
         "contiguous",
         "device",
+        "gpu",
         "kind",
         "object",
+        "on_gpu",
         "on_host",
         "pinned",
         "readonly",
@@ -103,7 +118,9 @@ class Array:
         self.bytes = 0
         self.contiguous = True
         self.device = "cpu"
+        self.gpu: Optional[int] = None  # Number of the GPU, where the object says it.
         self.kind: Optional[str] = None  # Of integers of 32 and 64 bits: i4, u4, i8, u8.
+        self.on_gpu = False  # In memory of a GPU, as CUDA counts them.
         self.on_host = True
         self.pinned = False
         self.readonly = False
@@ -116,7 +133,7 @@ class Array:
         array = cls(obj)
         if callable(getattr(obj, "data_ptr", None)) and callable(getattr(obj, "element_size", None)):
             array._tensor(obj)
-        elif not array._buffer(obj) and not (hasattr(obj, "__dlpack__") and array._dlpack(obj)):
+        elif not (array._buffer(obj) or array._cuda(obj) or (hasattr(obj, "__dlpack__") and array._dlpack(obj))):
             return None
         return array
 
@@ -132,9 +149,12 @@ class Array:
     def _tensor(self, tensor: Any) -> None:
         self.device = str(tensor.device)
         self.on_host = tensor.device.type == "cpu"
-        if not self.on_host or "strided" not in str(tensor.layout):
-            self.contiguous = False  # Sparse tensors have no one place; memory of a device is not looked at.
+        self.on_gpu = tensor.device.type == "cuda"
+        if not (self.on_host or self.on_gpu) or "strided" not in str(tensor.layout):
+            self.contiguous = False  # Sparse tensors have no one place; memory of other devices is not looked at.
             return
+        if self.on_gpu:
+            self.gpu = tensor.device.index
         self.unresolved = any(getattr(tensor, name, bool)() for name in ("is_conj", "is_neg"))
         self.contiguous = tensor.is_contiguous() and not self.unresolved
         self.bytes = tensor.numel() * tensor.element_size()
@@ -171,27 +191,42 @@ class Array:
         self.contiguous = described.get("strides") is None
         return True
 
+    def _cuda(self, obj: Any) -> bool:
+        try:
+            described = getattr(obj, "__cuda_array_interface__", None)
+        except (RuntimeError, TypeError, ValueError):  # What some say of an array that is on the CPU.
+            return False
+        if not isinstance(described, dict):
+            return False
+        self.on_host, self.on_gpu, self.device = False, True, "a GPU"  # Which one, the driver knows.
+        if described.get("mask") is not None:
+            raise ValueError(f"the {type(obj).__name__} has a mask, which would not be stored; pass it without")
+        address, self.readonly = described["data"]
+        self.address = address or 0
+        item = int(described["typestr"][2:])
+        self.bytes, self.contiguous = _packed(described["shape"], described.get("strides"), item)
+        return True
+
     def _dlpack(self, obj: Any) -> bool:
-        device_type, device_id = obj.__dlpack_device__()
-        if int(device_type) not in _DL_HOST:
-            self.on_host, self.device = False, f"DLPack device {int(device_type)}:{device_id}"
+        device_type, device_id = (int(part) for part in obj.__dlpack_device__())
+        self.on_host, self.on_gpu = device_type in _DL_HOST, device_type == _DL_CUDA
+        if self.on_gpu:
+            self.gpu, self.device = device_id, f"cuda:{device_id}"
+        elif not self.on_host:
+            self.device = f"DLPack device {device_type}:{device_id}"
             return True
         try:
+            # Without a stream, so that what is still on its way to the memory comes before whatever is queued next.
             capsule = obj.__dlpack__()
         except BufferError as error:  # It is read-only, for one.
             raise ValueError(f"the {type(obj).__name__} refuses its bytes: {error}") from error
         tensor = ctypes.cast(_capsule_pointer(capsule, b"dltensor"), ctypes.POINTER(_DLTensor)).contents
-        count, expected = 1, 1
-        contiguous = True
-        for axis in reversed(range(tensor.ndim)):
-            if tensor.strides and tensor.shape[axis] > 1 and tensor.strides[axis] != expected:
-                contiguous = False
-            expected *= tensor.shape[axis]
-            count *= tensor.shape[axis]
-        self.contiguous = contiguous
+        axes = range(tensor.ndim)
+        strides = [tensor.strides[axis] for axis in axes] if tensor.strides else None
+        count, self.contiguous = _packed([tensor.shape[axis] for axis in axes], strides, 1)
         self.bytes = count * ((tensor.bits * tensor.lanes + 7) // 8)
         self.address = (tensor.data or 0) + tensor.byte_offset
-        self.pinned = _DL_HOST[int(device_type)]
+        self.pinned = _DL_HOST.get(device_type, False)
         if tensor.lanes == 1 and tensor.bits in (32, 64) and tensor.code in (0, 1):
             self.kind = f"{'iu'[tensor.code]}{tensor.bits // 8}"
         self._held = capsule

@@ -43,12 +43,16 @@ class _Held:
 
     __slots__ = ("address", "busy", "bytes", "dropped", "handle", "reference")
 
-    def __init__(self, reference: weakref.ref, array: Array, handle: int) -> None:
-        self.reference = reference
+    def __init__(self, reference: Optional[weakref.ref], array: Array, handle: int) -> None:
+        self.reference = reference  # None for what is registered for one call, which has the object at hand.
         self.address, self.bytes = array.address, array.bytes
         self.handle = handle
         self.busy = 0
-        self.dropped = False
+        self.dropped = reference is None
+
+    def refers_to(self, obj: Any) -> bool:
+        """Whether it is of this object."""
+        return self.reference is not None and self.reference() is obj
 
 
 class HeldArrays:
@@ -56,7 +60,7 @@ class HeldArrays:
 
     A registration keeps the kernel's idea of an address, not the object: it is forgotten when the object goes, and when
     the object's memory is found elsewhere. An object that can't be referred to weakly (bytes, a bytearray) goes through
-    a buffer of our own, copied once.
+    a buffer of our own, copied once; one in memory of a GPU is registered for the call.
     """
 
     def __init__(self, store: _native.Store) -> None:
@@ -87,6 +91,12 @@ class HeldArrays:
             self._sweep()
             yield self._store
 
+    def array_of(self, obj: Any, writable: bool) -> Array:
+        """The bytes of ``obj``, if the store can move them. Raises as ``movable_array``."""
+        with self._opened() as store:
+            device = store.device
+        return movable_array(obj, writable, device)
+
     def register(self, array: Array) -> bool:
         """Makes an array's memory known, unless it is; false if its object has no weak references."""
         with self._opened() as store:
@@ -98,7 +108,7 @@ class HeldArrays:
         key = id(array.object)
         held = self._held.get(key)
         if held is not None:
-            if held.reference() is array.object and (held.address, held.bytes) == (array.address, array.bytes):
+            if held.refers_to(array.object) and (held.address, held.bytes) == (array.address, array.bytes):
                 self._held.move_to_end(key)
                 return held
             self._drop(key)
@@ -106,10 +116,15 @@ class HeldArrays:
             reference = weakref.ref(array.object, lambda gone: self._went(key, gone))
         except TypeError:
             return None
-        # No owner: the registration goes when the object does, and until then every use of it has the object at hand.
-        held = _Held(reference, array, store.register(array.address, array.bytes, array.pinned, None))
+        held = self._registered(store, array, reference)
         self._held[key] = held
         return held
+
+    @staticmethod
+    def _registered(store: _native.Store, array: Array, reference: Optional[weakref.ref]) -> _Held:
+        device = store.device if array.on_gpu else None
+        # No owner: the registration goes when the object does, and until then every use of it has the object at hand.
+        return _Held(reference, array, store.register(array.address, array.bytes, array.pinned, None, device))
 
     def _trim(self) -> None:
         idle = [key for key, held in self._held.items() if not held.busy]
@@ -121,7 +136,7 @@ class HeldArrays:
         with self._lock:
             self._sweep()
             held = self._held.get(id(obj))
-            if held is None or held.reference() is not obj:
+            if held is None or not held.refers_to(obj):
                 return False
             self._drop(id(obj))
             return True
@@ -159,12 +174,14 @@ class HeldArrays:
     ) -> Answer:
         """Loads or stores the bytes of objects under keys."""
         answer = Answer(len(keys))
-        arrays = [host_array(obj, writable=loads) for obj in objects]
+        arrays = [self.array_of(obj, writable=loads) for obj in objects]
         used: Dict[int, _Held] = {}
         try:
             with self._opened() as store:
                 for place, array in enumerate(arrays):
                     held = self._find(store, array)
+                    if held is None and array.on_gpu:
+                        held = self._registered(store, array, None)
                     if held is not None:
                         held.busy += 1
                         used[place] = held
@@ -231,20 +248,31 @@ class HeldArrays:
             self._store = None
 
 
-def host_array(obj: Any, writable: bool) -> Array:
-    """The bytes of ``obj``. Raises ``TypeError`` and ``ValueError`` for what can't be moved, saying why."""
+def movable_array(obj: Any, writable: bool, device: Optional[int]) -> Array:
+    """The bytes of ``obj``, in memory of the host or of the GPU ``device``.
+
+    Raises ``TypeError`` and ``ValueError`` for what can't be moved, saying why.
+    """
     array = Array.of(obj)
     if array is None:
         raise TypeError(
             f"{type(obj).__name__} has no bytes that can be moved; pass a tensor, a numpy array, or an object with the "
-            "buffer protocol or DLPack"
+            "buffer protocol, CUDA's array interface or DLPack"
         )
     reason = ""
-    if not array.on_host:
+    if array.on_gpu and device is None:
+        number = 0 if array.gpu is None else array.gpu
         reason = (
-            f"is on {array.device}, and this build has no backend that moves device memory (that needs CUDA and "
-            "GPUDirect Storage); copy it to the CPU"
+            f"is on {array.device}, and this store was opened for host memory only; open it with device={number}, or "
+            "copy the tensor to the CPU"
         )
+    elif array.on_gpu and array.gpu not in (None, device):
+        reason = (
+            f"is on {array.device}, and this store was opened with device={device}; open another one for that device, "
+            "or copy the tensor"
+        )
+    elif not (array.on_host or array.on_gpu):
+        reason = f"is on {array.device}, which no backend moves; copy it to the CPU"
     elif array.unresolved:
         reason = "is conjugated or negated only when it is read; pass tensor.resolve_conj().resolve_neg()"
     elif not array.contiguous:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import logging
+import weakref
 from typing import Any, List, Optional
 
 from . import _native
-from ._held import HeldArrays, host_array
+from ._held import HeldArrays
 from ._reports import Reports, cause_of
 
 logger = logging.getLogger("hicache.connector")
@@ -16,6 +19,8 @@ _POOL = "text"
 _LISTED = 1000
 #: NIXL's plugins, by the names that HiCacheNixl has always taken.
 _NIXL_PLUGINS = ("GDS_MT", "GDS", "3FS", "POSIX", "OBJ")
+#: Connectors that are to be closed before the process ends: the driver of a GPU goes then, whoever still uses it.
+_ON_A_GPU: "weakref.WeakSet[HiCacheNixl]" = weakref.WeakSet()
 
 
 class HiCacheNixl:
@@ -25,19 +30,33 @@ class HiCacheNixl:
     beside this package) or another backend (``posix-uring``, ``posix-pread``, ``memory``, ``obj-s3``). Bad arguments
     raise ``ValueError`` or ``TypeError``; what fails on the way is ``None`` or ``False`` and a log line.
 
-    Any dtype and shape will do. A tensor must be contiguous and in host memory. A key keeps bytes, neither dtype nor
-    shape: the tensor that is loaded into must have as many bytes as the one that was stored.
+    ``device`` is the number of a GPU, as this process counts them: tensors may then be in its memory as well as in the
+    host's, through a backend that moves both. Before a tensor of a GPU is stored or loaded, all that this process has
+    queued on the device is waited for: a tensor that a kernel still writes is stored as that kernel leaves it.
+
+    Any dtype and shape will do. A tensor must be contiguous. A key keeps bytes, neither dtype nor shape: the tensor
+    that is loaded into must have as many bytes as the one that was stored.
     """
 
-    def __init__(self, file_path: str = "/tmp/hicache_nixl", file_plugin: str = "auto", **settings: Any) -> None:
+    def __init__(
+        self,
+        file_path: str = "/tmp/hicache_nixl",
+        file_plugin: str = "auto",
+        device: Optional[int] = None,
+        **settings: Any,
+    ) -> None:
         plugin = next((name for name in _NIXL_PLUGINS if name.lower() == file_plugin.lower()), None)
         backend = file_plugin if plugin is None else f"nixl:{plugin}"
         table = {"storage_dir": [str(file_path)], "backend": backend, **settings}
+        if device is not None:
+            table["device"] = device
         described = {"model": "hicache.HiCacheNixl"}
         self._reports = Reports(logger)
         store = _native.Store.open(json.dumps(table), json.dumps(described))
         self._open: Optional[_native.Store] = store
         self._arrays = HeldArrays(store)
+        if store.device is not None:
+            _ON_A_GPU.add(self)
         for note in store.notes:
             logger.info("%s", note)
 
@@ -51,6 +70,11 @@ class HiCacheNixl:
     def backend(self) -> str:
         """Name of the backend that was chosen."""
         return self._store.backend
+
+    @property
+    def device(self) -> Optional[int]:
+        """Number of the GPU whose tensors are moved too; ``None`` where only those of the host are."""
+        return self._store.device
 
     def get(self, key: str, dst_tensor: Optional[Any] = None) -> Optional[Any]:
         """Loads the value into ``dst_tensor`` and answers it; ``None`` if the key is not there, or without a tensor."""
@@ -105,14 +129,14 @@ class HiCacheNixl:
     def register(self, tensor: Any) -> bool:
         """Registers the tensor's memory before its first use; it is held weakly. False if it can't be moved."""
         try:
-            array = host_array(tensor, writable=False)
-        except (TypeError, ValueError) as error:
+            array = self._arrays.array_of(tensor, writable=False)
+            try:
+                return self._arrays.register(array)
+            finally:
+                array.release()
+        except (TypeError, ValueError, NotImplementedError, OSError) as error:
             logger.warning("a tensor was not registered: %s", error)
             return False
-        try:
-            return self._arrays.register(array)
-        finally:
-            array.release()
 
     def deregister(self, tensor: Any) -> bool:
         """Lets go of the tensor's memory. False if it was not registered."""
@@ -150,3 +174,10 @@ class HiCacheNixl:
 def _same_length(keys: List[str], tensors: List[Any]) -> None:
     if len(keys) != len(tensors):
         raise ValueError(f"{len(keys)} keys and {len(tensors)} tensors; each key needs one")
+
+
+@atexit.register
+def _close_those_on_a_gpu() -> None:
+    for connector in list(_ON_A_GPU):
+        with contextlib.suppress(RuntimeError, OSError, ValueError):  # A forked child's are its parent's.
+            connector.close()

@@ -83,25 +83,15 @@ fn unavailable(message: impl Into<String>) -> Error {
 
 /// The command that probes.
 fn helper(config: &Config) -> Result<Command> {
-    if let Some([program, arguments @ ..]) = config.settings().probe_helper.as_deref() {
-        let mut command = Command::new(program);
-        command.args(arguments);
-        return Ok(command);
-    }
-    // A program that embeds Python may have no interpreter.
-    if let Some(python) = config.python().filter(|python| python.executable.is_absolute()) {
-        let mut command = Command::new(&python.executable);
-        command.args(["-m", "hicache"]);
-        return Ok(command);
-    }
-    let path = config.variable("PATH").unwrap_or_default();
-    let found =
-        std::env::split_paths(path).map(|directory| directory.join("hicache")).find(|file| file.is_file());
-    found.map(Command::new).ok_or_else(|| {
-        unavailable(
+    let words = crate::helper::words(config).unwrap_or_default();
+    let [program, arguments @ ..] = words.as_slice() else {
+        return Err(unavailable(
             "no helper: it may hang, and is only probed by `hicache`, which is not on PATH; set probe_helper",
-        )
-    })
+        ));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    Ok(command)
 }
 
 /// Has the helper probe the backend, and notes what it saw.

@@ -49,13 +49,19 @@ impl Moved {
 impl Shared {
     /// The engine for a page: the first that moves all kinds of its memory.
     fn engine_for(&self, memory: &PageMemory) -> Result<usize> {
-        let takes = |engine: &Arc<dyn Engine>| {
-            memory.pieces().iter().all(|piece| engine.capabilities().moves(piece.lease().region().kind()))
-        };
-        self.engines.iter().position(takes).ok_or_else(|| {
+        self.engines.iter().position(|engine| takes(&**engine, memory)).ok_or_else(|| {
             let kind = memory.pieces()[0].lease().region().kind();
             Error::new(ErrorKind::Unsupported, format!("no engine of this store moves memory of {kind:?}"))
         })
+    }
+
+    /// The engine that moves a page: of those for its memory the first that takes the page as it lies, else the first. Memory that
+    /// the CPU can't reach could not be staged here.
+    fn engine_to_move(&self, page: &Move) -> Result<usize> {
+        let fits = |engine: &Arc<dyn Engine>| {
+            takes(&**engine, &page.memory) && !needs_staging(engine.capabilities(), page)
+        };
+        self.engines.iter().position(fits).map_or_else(|| self.engine_for(&page.memory), Ok)
     }
 
     /// The checksum of a page, by the engine that moves it.
@@ -63,9 +69,10 @@ impl Shared {
         self.engines[self.engine_for(memory)?].checksum(memory)
     }
 
-    /// Whether loads through the engine of this memory must be verified whatever the configuration says.
+    /// Whether loads through an engine of this memory must be verified whatever the configuration says.
     pub(crate) fn must_verify(&self, memory: &PageMemory) -> bool {
-        self.engine_for(memory).is_ok_and(|number| !self.engines[number].capabilities().reports_lengths)
+        let mut engines = self.engines.iter().filter(|engine| takes(&***engine, memory));
+        engines.any(|engine| !engine.capabilities().reports_lengths)
     }
 
     /// Moves pages. Each comes back, in any order.
@@ -79,7 +86,7 @@ impl Shared {
         let mut plain: BTreeMap<usize, Vec<Move>> = BTreeMap::new();
         let mut staged: BTreeMap<(usize, u32), Vec<Move>> = BTreeMap::new();
         for page in moves {
-            match self.engine_for(&page.memory) {
+            match self.engine_to_move(&page) {
                 Ok(number) if needs_staging(self.engines[number].capabilities(), &page) => {
                     let slot_bytes = crate::format::slot_bytes(page.memory.bytes() as u32);
                     staged.entry((number, slot_bytes)).or_default().push(page);
@@ -234,6 +241,11 @@ impl Ticket {
 
 fn lost_staging() -> Error {
     Error::new(ErrorKind::Abandoned, "the staging memory was lost with an earlier operation")
+}
+
+/// Whether an engine moves all kinds of memory that a page is in.
+fn takes(engine: &dyn Engine, memory: &PageMemory) -> bool {
+    memory.pieces().iter().all(|piece| engine.capabilities().moves(piece.lease().region().kind()))
 }
 
 fn needs_staging(capabilities: &EngineCapabilities, page: &Move) -> bool {
