@@ -164,6 +164,10 @@ impl Engaged {
         Self { engine, memory, file }
     }
 
+    fn sum(&self) -> hicache_core::Result<u64> {
+        self.engine.checksum(&self.memory.page(0, PAGE, Access::Read)?)
+    }
+
     fn write(&self) -> hicache_core::Result<u64> {
         let memory = self.memory.page(0, PAGE, Access::Read).unwrap();
         let extent = Extent { file: self.file.clone(), offset: 0, memory };
@@ -189,6 +193,7 @@ fn inside_a_forked_child_is_refused_and_calls_nothing() {
     let pages = ground.pages(1);
     // Everything has been at work.
     engines.iter().for_each(|engaged| assert_eq!(engaged.write().unwrap(), PAGE as u64));
+    let sums = engines.each_ref().map(|engaged| engaged.sum().unwrap());
     let told = Arc::default();
     assert!(stream.copy(copy_of(&region, 0, 1, &told)).wait().outcomes[0].is_ok());
     // SAFETY: the child calls what is tested, which waits for no thread of the parent, and ends by `_exit`; an alarm ends it
@@ -203,6 +208,7 @@ fn inside_a_forked_child_is_refused_and_calls_nothing() {
             refused("allocating", ground.context.allocate(1, 1, PAGE));
             refused("another stream", CudaDevice::new(Arc::clone(&ground.context)).stream("more"));
             engines.iter().for_each(|engaged| refused("writing", engaged.write()));
+            engines.iter().for_each(|engaged| refused("an engine's sum", engaged.sum()));
             let copied = stream.copy(copy_of(&region, 2, 3, &told)).wait().outcomes.remove(0);
             refused("copying", copied);
             refused("recording", stream.record());
@@ -221,6 +227,7 @@ fn inside_a_forked_child_is_refused_and_calls_nothing() {
     let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
     assert_eq!((waited, status), (child, 0), "the child failed, hung, or called a library");
     engines.iter().for_each(|engaged| assert_eq!(engaged.write().unwrap(), PAGE as u64));
+    assert_eq!(engines.each_ref().map(|engaged| engaged.sum().unwrap()), sums);
     let summed = summer.sum(vec![pages.page(0, PAGE, Access::Read).unwrap()]);
     assert!(summed.sums.is_ok() && stream.copy(copy_of(&region, 2, 3, &told)).wait().outcomes[0].is_ok());
 }

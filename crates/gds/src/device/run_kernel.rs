@@ -31,6 +31,8 @@ pub(super) struct RunKernel {
     context: Arc<Context>,
     kernels: Option<Kernels>,
     idle: Mutex<Vec<Lease>>,
+    /// Lists that were made: what makes the word of each another.
+    lists: AtomicU64,
     launches: AtomicU64,
     /// Why the kernel is not used, or not any more.
     without: OnceLock<String>,
@@ -50,6 +52,7 @@ impl RunKernel {
             context: Arc::clone(context),
             kernels: None,
             idle: Mutex::default(),
+            lists: AtomicU64::new(0),
             launches: AtomicU64::new(0),
             without: OnceLock::new(),
         };
@@ -124,7 +127,10 @@ impl RunKernel {
             // SAFETY: the list has so many runs, all of memory that the kernels reach, which the caller keeps as is demanded; the
             // list itself is the caller's to keep from here on.
             match unsafe { kernels.copy_runs(queue, address, count) } {
-                Ok(()) => list.known = Some(known),
+                Ok(()) => {
+                    self.launches.fetch_add(1, Ordering::Relaxed);
+                    list.known = Some(known);
+                }
                 Err(error) => {
                     self.give_up(&error);
                     lists.push(list);
@@ -139,7 +145,7 @@ impl RunKernel {
 
     /// A list of these runs and of one for the known word, its address, and that word.
     fn list(&self, runs: &[RawCopy]) -> Result<(RunList, u64, u64)> {
-        let known = self.launches.fetch_add(1, Ordering::Relaxed) + 1;
+        let known = self.lists.fetch_add(1, Ordering::Relaxed) + 1;
         let idle = self.idle().pop();
         let mut memory = match idle {
             Some(memory) => memory,
