@@ -152,7 +152,7 @@ fn the_documentation_has_every_field_and_its_table_is_whole() {
         assert!(page.contains(&format!("`SGLANG_HICACHE_NIXL_BACKEND_{variable}`")));
     }
     assert!(page.contains("| `segment_bytes` | a number of bytes"));
-    assert!(page.ends_with("|\n") && !page.contains("\n\n\n"));
+    assert!(page.ends_with(".\n") && !page.contains("\n\n\n"));
 }
 
 #[test]
