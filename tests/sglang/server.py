@@ -1,6 +1,7 @@
 """A real SGLang server without a GPU, as a process that can be asked and killed."""
 
 import ctypes
+import io
 import json
 import os
 import signal
@@ -145,6 +146,18 @@ class Server:
         lines = self.call("GET", "/metrics", raw=True).splitlines()
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("sglang:backuped_tokens_total"))
 
+    def when_idle(self, *call):
+        """As `call`, until it is not refused any more for being busy: a request is answered before it is over."""
+        for _ in range(100):
+            try:
+                return self.call(*call, raw=True)
+            except urllib.error.HTTPError as error:
+                said = error.read()
+                if b"not idle" not in said:
+                    raise urllib.error.HTTPError(error.url, error.code, error.msg, error.headers, io.BytesIO(said)) from error
+                time.sleep(0.1)
+        raise RuntimeError(f"the server is not idle:\n{self.tail()}")
+
     def flush(self):
         """Forgets everything on device and host; what is stored stays. SGLang refuses while it is busy."""
         for _ in range(100):
@@ -157,10 +170,10 @@ class Server:
 
     def attach(self, extra, backend="dynamic"):
         body = {"hicache_storage_backend": backend, "hicache_storage_backend_extra_config_json": json.dumps(extra)}
-        return self.call("PUT", "/hicache/storage-backend", body, raw=True)
+        return self.when_idle("PUT", "/hicache/storage-backend", body)
 
     def detach(self):
-        return self.call("DELETE", "/hicache/storage-backend", raw=True)
+        return self.when_idle("DELETE", "/hicache/storage-backend")
 
     def clear(self):
         return self.call("POST", "/hicache/storage-backend/clear", raw=True)
